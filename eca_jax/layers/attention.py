@@ -1,0 +1,137 @@
+"""Channel attention: gates computed from the globally pooled descriptor of a feature map.
+
+Every layer here splits into `gate(pooled) -> weights`, which never sees the feature map, and the definition
+`layer(x) = x * gate(mean(x))`. The split is what lets `eca_jax.layers.fold` merge the gate into a neighbouring
+BatchNorm or convolution without knowing which attention it is.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from eca_jax.layers.conv import Dense, torch_uniform
+
+
+def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
+    """Kernel size of ECA for a number of channels: |log2(C)/γ + b/γ|_odd, the paper's equation 12.
+
+    "Odd" is taken as the released code does: truncate, then add one where the result is even.
+
+    Raises:
+      ValueError: `channels` is not positive.
+    """
+    if channels < 1:
+        raise ValueError(f"channels must be a positive number, got {channels}")
+    t = int(abs((math.log2(channels) + b) / gamma))
+    return t if t % 2 else t + 1
+
+
+def global_average_pool(x: jax.Array) -> jax.Array:
+    """Mean over height and width, accumulated in float32: [N, H, W, C] -> float32 [N, C]."""
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
+class ChannelConv(nn.Module):
+    """One-dimensional convolution along the channel axis of pooled descriptors, in float32.
+
+    [N, C] -> [N, C] for `features=1`; several features, or several input features, add a last axis:
+    [N, C, I] -> [N, C, F]. The kernel has shape (k, I, F), the layout of `lax.conv_general_dilated` for "WIO".
+    Channels beyond the ends count as zero, or wrap around where `circular`.
+    """
+
+    kernel_size: int
+    features: int = 1
+    circular: bool = False
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, pooled: jax.Array) -> jax.Array:
+        if self.kernel_size % 2 == 0 or self.kernel_size < 1:
+            raise ValueError(f"the channel convolution needs an odd kernel size, got {self.kernel_size}")
+        z = pooled.astype(jnp.float32)
+        z = z[..., None] if z.ndim == 2 else z
+        fan_in = self.kernel_size * z.shape[-1]
+        shape = (self.kernel_size, z.shape[-1], self.features)
+        kernel = self.param("kernel", torch_uniform(fan_in), shape, jnp.float32)
+        pad = (self.kernel_size - 1) // 2
+        if self.circular:
+            z = jnp.pad(z, ((0, 0), (pad, pad), (0, 0)), mode="wrap")
+        z = jax.lax.conv_general_dilated(
+            z,
+            kernel,
+            window_strides=(1,),
+            padding=[(0, 0) if self.circular else (pad, pad)],
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )
+        if self.use_bias:
+            z = z + self.param("bias", torch_uniform(fan_in), (self.features,), jnp.float32)
+        return z[..., 0] if self.features == 1 else z
+
+
+class ChannelGate(nn.Module):
+    """Base of every pooled channel attention: `layer(x) = x * gate(global_average_pool(x))`.
+
+    Subclasses define `gate`: float32 [N, C] -> float32 [N, C].
+    """
+
+    def gate(self, pooled: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Rescales the channels of `x`: [N, H, W, C] -> the same shape and dtype."""
+        weights = self.gate(global_average_pool(x))
+        return x * weights[:, None, None, :].astype(x.dtype)
+
+
+class ECA(ChannelGate):
+    """Efficient Channel Attention (Wang et al., CVPR 2020, equations 9 and 12, figure 2).
+
+    Global average pool, one convolution of `kernel_size` taps shared by all channels (zero padding, no bias),
+    sigmoid, scale. NHWC in, NHWC out. Its only parameter is `conv/kernel` (k, 1, 1).
+
+    Attributes:
+      kernel_size: odd; None takes the adaptive size `eca_kernel_size(C, gamma, b)`.
+      gamma, b: of the adaptive size.
+      circular: channels wrap around instead of being padded with zeros (timm's `CecaModule`).
+    """
+
+    kernel_size: int | None = None
+    gamma: float = 2
+    b: float = 1
+    circular: bool = False
+
+    @nn.compact
+    def gate(self, pooled: jax.Array) -> jax.Array:
+        kernel_size = self.kernel_size or eca_kernel_size(pooled.shape[-1], self.gamma, self.b)
+        return nn.sigmoid(ChannelConv(kernel_size, circular=self.circular, name="conv")(pooled))
+
+
+class SE(ChannelGate):
+    """Squeeze-and-Excitation (Hu et al., CVPR 2018): two dense layers, ReLU between, sigmoid after.
+
+    Attributes:
+      reduction: C / reduction hidden units, rounded to a multiple of `divisor`.
+      use_bias: the paper's SE rows are bias-free; timm's have biases.
+    """
+
+    reduction: int = 16
+    divisor: int = 1
+    use_bias: bool = False
+
+    @nn.compact
+    def gate(self, pooled: jax.Array) -> jax.Array:
+        channels = pooled.shape[-1]
+        hidden = round_channels(channels / self.reduction, self.divisor, floor=0.0)
+        z = nn.relu(Dense(hidden, use_bias=self.use_bias, name="fc1")(pooled))
+        return nn.sigmoid(Dense(channels, use_bias=self.use_bias, name="fc2")(z))
+
+
+def round_channels(channels: float, divisor: int = 8, floor: float = 0.9) -> int:
+    """Nearest multiple of `divisor`, at least `divisor`, and never below `floor` times the channels asked for.
+
+    MobileNetV2's `_make_divisible`; `floor=0` leaves out the last rule.
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < floor * channels else rounded

@@ -1,0 +1,109 @@
+"""Names of models: what each builds, and how its images are prepared."""
+
+import dataclasses
+import difflib
+import fnmatch
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How evaluation prepares an image: resize the short side, centre crop, scale to [0, 1], normalise.
+
+    Attributes:
+      image_size: pixels, the side of the crop.
+      resize_size: pixels, the short side before the crop.
+      interpolation: "bilinear" or "bicubic", both antialiased.
+      mean, std: per RGB channel, of values in [0, 1].
+    """
+
+    image_size: int = 224
+    resize_size: int = 256
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A registered model.
+
+    Attributes:
+      build: called with the fields of the module to override; returns the module.
+      preprocessing: of its published weights.
+      weights_format: whose PyTorch names its weights have: "ecanet" (the release), "torchvision" or "timm".
+    """
+
+    build: Callable[..., nn.Module]
+    preprocessing: Preprocessing
+    weights_format: str
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register(
+    name: str,
+    build: Callable[..., nn.Module],
+    *,
+    weights_format: str,
+    preprocessing: Preprocessing | None = None,
+) -> None:
+    """Adds a model under `name`; see `Entry`."""
+    if name in _ENTRIES:
+        raise ValueError(f"model {name!r} is registered twice")
+    _ENTRIES[name] = Entry(build, preprocessing or Preprocessing(), weights_format)
+
+
+def entry(name: str) -> Entry:
+    """The registered model of that name.
+
+    Raises:
+      ValueError: no such model; the message suggests the nearest names.
+    """
+    if name not in _ENTRIES:
+        near = difflib.get_close_matches(name, _ENTRIES, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`python -m eca_jax list` shows them all"
+        raise ValueError(f"unknown model {name!r}: {hint}")
+    return _ENTRIES[name]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the models that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(_ENTRIES, pattern))
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """How evaluation prepares images for the model of that name. Raises ValueError for an unknown name."""
+    return entry(name).preprocessing
+
+
+def create_model(name: str, *, num_classes: int = 1000, dtype: Any = jnp.float32, **overrides: Any) -> nn.Module:
+    """Builds a model by name.
+
+    Args:
+      name: one of `list_models()`.
+      num_classes: outputs of the classifier; 0 makes the model return pooled features.
+      dtype: of the computation; parameters, statistics and logits are float32.
+      **overrides: fields of the module, such as `kernel_sizes=(3, 5, 5, 7)`, `small_images=True`,
+        `bn_group_size=64`, `features_only=True` or `fold=False`.
+
+    Raises:
+      ValueError: unknown name (suggests the nearest), or an override that the model does not have.
+    """
+    build = entry(name).build
+    module = getattr(build, "func", build)
+    known = {field.name for field in dataclasses.fields(module) if field.init} - {"parent", "name"}
+    for key in overrides:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
+            raise ValueError(f"{name} has no option {key!r}: {hint}")
+    return build(num_classes=num_classes, dtype=dtype, **overrides)
