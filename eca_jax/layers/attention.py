@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.layers.conv import Dense, torch_uniform
+from eca_jax.layers.conv import Dense, Initializer, torch_uniform
 
 
 def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
@@ -108,24 +108,49 @@ class ECA(ChannelGate):
         return nn.sigmoid(ChannelConv(kernel_size, circular=self.circular, name="conv")(pooled))
 
 
+class ECAM(ChannelGate):
+    """ECA with a hidden layer, timm's `ecam` (`EcaModule(use_mlp=True)`); an experiment of timm's, not the paper's.
+
+    Every channel's mean goes through a 1-tap convolution to `reduction`-times fewer features than there are channels,
+    ReLU, and a convolution of `kernel_size` taps back to one weight a channel, then a sigmoid. Both have biases.
+
+    Attributes:
+      kernel_size: odd; None takes timm's adaptive size, the paper's but at least 3.
+      reduction: C / reduction hidden features, rounded to a multiple of 8.
+    """
+
+    kernel_size: int | None = None
+    reduction: int = 8
+
+    @nn.compact
+    def gate(self, pooled: jax.Array) -> jax.Array:
+        channels = pooled.shape[-1]
+        kernel_size = self.kernel_size or max(eca_kernel_size(channels), 3)
+        hidden = round_channels(channels / self.reduction)
+        z = nn.relu(ChannelConv(1, features=hidden, use_bias=True, name="conv")(pooled))
+        return nn.sigmoid(ChannelConv(kernel_size, use_bias=True, name="conv2")(z))
+
+
 class SE(ChannelGate):
     """Squeeze-and-Excitation (Hu et al., CVPR 2018): two dense layers, ReLU between, sigmoid after.
 
     Attributes:
       reduction: C / reduction hidden units, rounded to a multiple of `divisor`.
       use_bias: the paper's SE rows are bias-free; timm's have biases.
+      kernel_init: of both layers; None is PyTorch's default for linear layers.
     """
 
     reduction: int = 16
     divisor: int = 1
     use_bias: bool = False
+    kernel_init: Initializer | None = None
 
     @nn.compact
     def gate(self, pooled: jax.Array) -> jax.Array:
         channels = pooled.shape[-1]
         hidden = round_channels(channels / self.reduction, self.divisor, floor=0.0)
-        z = nn.relu(Dense(hidden, use_bias=self.use_bias, name="fc1")(pooled))
-        return nn.sigmoid(Dense(channels, use_bias=self.use_bias, name="fc2")(z))
+        z = nn.relu(Dense(hidden, self.use_bias, kernel_init=self.kernel_init, name="fc1")(pooled))
+        return nn.sigmoid(Dense(channels, self.use_bias, kernel_init=self.kernel_init, name="fc2")(z))
 
 
 def round_channels(channels: float, divisor: int = 8, floor: float = 0.9) -> int:
