@@ -1,8 +1,9 @@
 """Reading the optimised program text that the TPU compiler returns (`compiled.as_text()`).
 
-The compiler writes its own time estimate, `"estimated_cycles":"N"`, on every instruction it schedules on the core.
-Instructions inside a fusion run as part of it and carry none; data movements that overlap with computation
-(`copy-start`/`copy-done` and their kin) and collectives carry none either, so neither is counted.
+The compiler writes its own time estimate, `"estimated_cycles":"N"`, on nearly every instruction that it schedules on
+the core. Instructions inside a fusion run as part of it and carry none; data movements that overlap with computation
+(`copy-start`/`copy-done` and their kin) and collectives carry none either, so neither is counted. A few real ones carry
+none, the gradient of max-pooling among them: `Module.unestimated` names those.
 """
 
 import re
@@ -18,6 +19,8 @@ _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations)=(?:\{([^}]*)\}|(%?[\w.\-]+))")
 _ENTERED = ("while", "call", "conditional", "async-start")  # a fusion's estimate covers what it calls
 _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
+# What takes time by itself; `custom-call` is mostly a join of prefetched slices, which takes none.
+_COMPUTING = ("fusion", "convolution", "select-and-scatter", "reduce-window", "reduce", "sort", "scatter", "transpose")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,14 @@ class Module:
             if _reduces(self, instruction):
                 sizes += [shape_bytes(instruction.shape)] * times
         return sorted(sizes, reverse=True)
+
+    def unestimated(self) -> list[str]:
+        """Computing instructions without an estimate, as "opcode shape", in the order of the program."""
+        return [
+            f"{instruction.opcode} {re.sub(r'{.*', '', instruction.shape)}"
+            for instruction, _ in self.executed()
+            if instruction.opcode in _COMPUTING and not instruction.cycles
+        ]
 
     def by_layer(self) -> list[tuple[str, int]]:
         """(layer path, cycles), dearest first; the backward pass of a layer is listed apart from its forward."""
@@ -133,5 +144,6 @@ def layer_path(op_name: str) -> str:
     """
     parts = op_name.split("/")[:-1]
     modules = [part for part in parts if "(" not in part and part not in ("while", "body", "cond", "closed_call")]
-    backward = " (backward)" if "transpose(" in op_name else ""
-    return "/".join(modules) + backward if modules else "(outside the model)"
+    in_model = re.search(r"jvp\(\w+\)", op_name)  # the model's own lines, between its layers
+    path = "/".join(modules) or ("(between layers)" if in_model else "(outside the model)")
+    return path + " (backward)" * ("transpose(" in op_name)

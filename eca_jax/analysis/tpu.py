@@ -156,6 +156,7 @@ class Estimate:
     memory_capacity: int
     all_reduces: list[int]  # bytes of each
     layers: list[tuple[str, int]]  # (layer path, cycles), dearest first
+    unestimated: list[str]  # operations that the compiler gives no cycles for
 
 
 def compile_for(slice_: Slice, function: Callable, *arguments: Any) -> tuple[Any, Estimate]:
@@ -199,4 +200,5 @@ def estimate(compiled: Any, slice_: Slice) -> Estimate:
         memory_capacity=int(slice_.chip.hbm_gib * GIB) // slice_.chip.devices,
         all_reduces=module.all_reduces(),
         layers=module.by_layer(),
+        unestimated=module.unestimated(),
     )
