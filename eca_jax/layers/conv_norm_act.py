@@ -17,12 +17,12 @@ class ConvNormAct(nn.Module):
     """
 
     features: int
+    conv: Layer
+    norm: Layer
     kernel_size: int = 1
     stride: int = 1
     groups: int = 1
     act: Callable[[jax.Array], jax.Array] | None = None
-    conv: Layer = None
-    norm: Layer = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
