@@ -10,8 +10,8 @@ import jax
 from eca_jax.analysis import tpu
 from eca_jax.training.setup import build
 
-# Nothing is read in a dry run, so the data set's size has to be known here.
-TRAIN_EXAMPLES = {"imagenet2012": 1_281_167}
+# So that ImageNet need not be here for a dry run.
+IMAGENET_TRAIN_EXAMPLES = 1_281_167
 LAYERS_SHOWN = 15
 
 
@@ -39,6 +39,7 @@ def plan(config: Mapping[str, Any], topology: str, num_examples: int) -> dict[st
         "devices": len(slice_.devices),
         "batch_size": batch_size,
         "batch_per_chip": batch_size / slice_.chips,
+        "bn_group_size": config["bn_group_size"],
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),
         "memory_bytes_per_device": {**estimate.memory, "total": estimate.memory_total},
         "memory_capacity_bytes_per_device": estimate.memory_capacity,
@@ -67,6 +68,7 @@ def describe(plan: Mapping[str, Any]) -> str:
     total = memory.pop("total")
     capacity = plan["memory_capacity_bytes_per_device"]
     per_device = "chip" if plan["devices"] == plan["chips"] else "core"
+    group, examples = plan["bn_group_size"] or plan["batch_size"], plan["batch_size"] // plan["devices"]
     lines = [
         f"{plan['model']} on {plan['topology']}: {plan['chips']} chips, compiled in {plan['compile_seconds']:.0f} s",
         f"  batch           {plan['batch_size']} in all, {plan['batch_per_chip']:g} a chip",
@@ -76,7 +78,8 @@ def describe(plan: Mapping[str, Any]) -> str:
         *(f"    {kind:<13} {'-' if kind == 'aliased' else ' '}{_gib(size)}" for kind, size in memory.items()),
         f"  operations      {plan['flops_per_device'] / 1e9:,.0f} GFLOP a {per_device} and step",
         f"  memory traffic  {plan['bytes_accessed_per_device'] / 1e9:.1f} GB a {per_device} and step",
-        f"  all-reduces     {plan['all_reduces']}, {plan['all_reduce_bytes'] / 1e6:.1f} MB",
+        f"  all-reduces     {plan['all_reduces']}, {plan['all_reduce_bytes'] / 1e6:.1f} MB"
+        + (f"; a BatchNorm group of {group} spans {per_device}s that hold {examples}" if examples % group else ""),
         "The compiler's estimate, not a measurement; communication and waiting for data are not in it:",
         f"  step            {plan['estimated_step_seconds'] * 1e3:.1f} ms, "
         f"{plan['estimated_cycles'] / 1e6:.1f} million cycles",
@@ -91,14 +94,20 @@ def describe(plan: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def run(config: Mapping[str, Any], topology: str, as_json: bool) -> int:
-    """Prints the plan of `config` on `topology`; the exit status. Errors as `plan` raises them."""
+def run(config: Mapping[str, Any], topology: str, as_json: bool) -> None:
+    """Prints the plan of `config` on `topology`. Errors as `plan` raises them."""
     jax.config.update("jax_platforms", "cpu")  # nothing runs here: leave a GPU or TPU of this host alone
-    if config["dataset"] not in TRAIN_EXAMPLES:
-        raise ValueError(f"a dry run knows the size of {', '.join(TRAIN_EXAMPLES)} only, not of {config['dataset']!r}")
-    result = plan(config, topology, TRAIN_EXAMPLES[config["dataset"]])
+    tpu.parse_topology(topology)  # before the data set is looked at
+    result = plan(config, topology, _num_examples(config))
     print(json.dumps(result, indent=2) if as_json else describe(result))
-    return 0
+
+
+def _num_examples(config: Mapping[str, Any]) -> int:
+    if config["dataset"] == "imagenet2012":
+        return IMAGENET_TRAIN_EXAMPLES
+    from eca_jax.data import load_source
+
+    return load_source(config["dataset"], config["data_dir"]).num_examples("train")
 
 
 def _gib(size: int) -> str:
