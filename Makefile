@@ -1,0 +1,34 @@
+# Sets itself up in .venv from a fresh clone; needs Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(VENV)/.installed  ## train an ECA-ResNet on real handwritten digits, in minutes on a laptop
+	$(BIN)/python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+test: $(VENV)/.installed-test  ## every test, the slow ones too
+	$(BIN)/python -m pytest -n 2 --dist=worksteal -q
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) runs
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "error: Python 3.11 or newer is needed; choose one with make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python requirements.txt pyproject.toml
+	$(BIN)/pip install -q -r requirements.txt
+	$(BIN)/pip install -q --no-deps -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
+	$(BIN)/pip install -q -r requirements-test.txt
+	@touch $@

@@ -1,0 +1,42 @@
+"""`python -m eca_jax info`."""
+
+import argparse
+import json
+
+from eca_jax.analysis.counts import count
+
+
+def add_parsers(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("info", help="parameters and multiply-adds of a model")
+    parser.add_argument("model", help="a name that `list` shows")
+    parser.add_argument("--image_size", type=int, help="pixels; the model's own by default")
+    parser.add_argument("--num_classes", type=int, default=1000)
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    counts = count(args.model, image_size=args.image_size, num_classes=args.num_classes)
+    report = counts.report()
+    if args.json:
+        print(json.dumps(report))
+        return 0
+    rows = [
+        ("parameters", f"{counts.parameters:,}"),
+        ("  in millions (10^6)", f"{report['parameters_millions']:.2f}"),
+        ("  in the paper's units (2^20)", f"{report['parameters_2_20']:.2f}M"),
+        ("  of attention", f"{counts.attention_parameters:,}"),
+        (f"multiply-adds at {counts.image_size} pixels", f"{counts.multiply_adds:,}"),
+        ("  in GMACs (10^9)", f"{report['multiply_adds_giga']:.3f}"),
+        ("  in units of 2^30", f"{report['multiply_adds_2_30']:.3f}"),
+    ]
+    if counts.paper_operations is not None:
+        rows += [
+            ("operations as the paper counts them", f"{counts.paper_operations:,}"),
+            ("  in millions (2^20)", f"{report['paper_operations_2_20']:.1f}M"),
+            ("  in billions (2^30)", f"{report['paper_operations_2_30']:.3f}G"),
+        ]
+    print(counts.model)
+    for label, value in rows:
+        print(f"  {label:<46}{value:>18}")
+    return 0

@@ -1,0 +1,158 @@
+"""Parameters and multiply-adds of a model, in SI units and in those of the paper's tables."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+from flax import linen as nn
+
+from eca_jax.layers import attention, conv, lowering, norm
+from eca_jax.models import create_model, mobilenet_v2, preprocessing, resnet
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What `count` finds.
+
+    Attributes:
+      model, image_size: what was counted; pixels.
+      parameters: trainable scalars.
+      attention_parameters: those of channel attention.
+      multiply_adds: of convolutions and matrix products for one image.
+      paper_operations: for one image as the paper's counter took them (see `PaperCounter`); None for models that
+        the paper does not have.
+    """
+
+    model: str
+    image_size: int
+    parameters: int
+    attention_parameters: int
+    multiply_adds: int
+    paper_operations: int | None
+
+    def report(self) -> dict[str, Any]:
+        """The counts and what they are in both units, as plain data."""
+        paper = self.paper_operations
+        return {
+            **dataclasses.asdict(self),
+            "parameters_millions": self.parameters / 10**6,
+            "parameters_2_20": self.parameters / 2**20,
+            "multiply_adds_giga": self.multiply_adds / 10**9,
+            "multiply_adds_2_30": self.multiply_adds / 2**30,
+            "paper_operations_2_20": paper and paper / 2**20,
+            "paper_operations_2_30": paper and paper / 2**30,
+        }
+
+
+def count(name: str, *, image_size: int | None = None, **overrides: Any) -> Counts:
+    """Counts one model at `image_size` pixels (its own default). Nothing is computed, only traced.
+
+    Raises:
+      ValueError: unknown model or override.
+    """
+    size = image_size or preprocessing(name).image_size
+    model = create_model(name, **overrides)
+    if hasattr(model, "fold"):
+        model = model.clone(fold=False)  # the definition: the folded form moves operations about
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    counter = PaperCounter(count_activations=getattr(model, "block", None) is not resnet.BasicBlock)
+    with lowering.compile_for("tpu"):  # plain convolutions, whatever form this machine would run
+        with nn.intercept_methods(counter.intercept):
+            variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
+        jaxpr = jax.make_jaxpr(model.apply)(variables, image)
+    leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
+    gates = [leaf.size for path, leaf in leaves if counter.gates & {key.key for key in path}]
+    has_paper_count = isinstance(model, (resnet.ResNet, mobilenet_v2.MobileNetV2))
+    return Counts(
+        model=name,
+        image_size=size,
+        parameters=sum(leaf.size for _, leaf in leaves),
+        attention_parameters=sum(gates),
+        multiply_adds=multiply_adds(jaxpr.jaxpr),
+        paper_operations=counter.operations if has_paper_count else None,
+    )
+
+
+def multiply_adds(jaxpr: jax.extend.core.Jaxpr) -> int:
+    """Multiply-adds of every convolution and matrix product in a jaxpr, nested ones included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            outputs = equation.params["dimension_numbers"].rhs_spec[0]
+            total += equation.outvars[0].aval.size * math.prod(kernel) // kernel[outputs]
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            total += multiply_adds(inner)
+    return total
+
+
+class PaperCounter:
+    """Operations as thop took them in 2019, which gives every row of the paper's ImageNet table for these models.
+
+    A convolution counts its multiply-adds, BatchNorm 4 an element (subtract, divide, scale, shift), an average
+    pooling module its window and one division an output, a linear layer 2 in - 1 an output. Sigmoids and sums
+    count nothing, nor does MobileNetV2's final pooling, which is no module there.
+
+    Activations count 1 an element and max-pooling 3 an output (the counter read a 3x3 window as "3") in the rows of
+    ResNet-50, 101, 152 and MobileNetV2: thop 0.0.22. It overwrote the count of a module that is called twice, so
+    of a ResNet block's shared ReLU only the last call counts. The rows of ResNet-18 and 34, which the paper got
+    later, come out only where both count nothing, as in thop since 0.0.30.
+    """
+
+    def __init__(self, count_activations: bool) -> None:
+        self.count_activations = count_activations
+        self.operations = 0
+        self.gates: set[str] = set()
+        self._final_shape: tuple[int, ...] = ()
+
+    def intercept(self, call, args, kwargs, context):
+        """For `nn.intercept_methods`."""
+        out = call(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__":
+            self.operations += self._multiplications(module, args[0], out)
+            if self.count_activations:
+                self.operations += self._activations(module, out)
+        return out
+
+    def _multiplications(self, module: nn.Module, x: jax.Array, out: Any) -> int:
+        if isinstance(module, conv.Conv):
+            kernel = module.variables["params"]["kernel"]
+            return out.size * kernel.size // kernel.shape[-1]
+        if isinstance(module, conv.Dense):
+            return (2 * x.shape[-1] - 1) * out.size
+        if isinstance(module, norm.BatchNorm):
+            return 4 * out.size
+        if isinstance(module, attention.ChannelConv):
+            return out.size * module.kernel_size
+        if isinstance(module, attention.ChannelGate):
+            self.gates.add(module.name)
+            return average_pooling(x.shape)
+        if isinstance(module, (resnet.BasicBlock, resnet.Bottleneck)):
+            self._final_shape = out.shape
+        return average_pooling(self._final_shape) if isinstance(module, resnet.ResNet) else 0
+
+    def _activations(self, module: nn.Module, out: Any) -> int:
+        if isinstance(module, resnet.Bottleneck):
+            return out.size
+        if isinstance(module, norm.BatchNorm):
+            if isinstance(module.parent, resnet.ResNet):  # the stem, whose max-pooling halves both sides
+                return out.size + (0 if module.parent.small_images else 3 * out.size // 4)
+            if isinstance(module.parent, mobilenet_v2.MobileNetV2) or module.name in ("expand_bn", "depthwise_bn"):
+                return out.size
+        if isinstance(module, conv.Dense) and isinstance(module.parent, attention.SE):
+            return out.size if module.name == "fc1" else 0
+        return 0
+
+
+def average_pooling(shape: tuple[int, ...]) -> int:
+    """Operations of pooling [1, H, W, C] to one value a channel: the window's sum and one division."""
+    _, height, width, channels = shape
+    return (height * width + 1) * channels

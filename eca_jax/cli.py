@@ -1,0 +1,39 @@
+"""`python -m eca_jax COMMAND`: a thin face over the package. Bad input ends with one line and exit status 2."""
+
+import argparse
+import importlib
+import os
+import sys
+
+# Name, help and module of each command. The module is imported only when its command is asked for, since some need
+# more packages than others; its `add_parsers(subparsers)` adds its commands, and each parser sets `run`, a function
+# of the parsed arguments that returns the exit status.
+COMMANDS = (
+    ("list", "names of the models", "eca_jax.models.command"),
+    ("info", "parameters and multiply-adds of a model", "eca_jax.analysis.command"),
+    ("convert", "weights from PyTorch to Flax, or back", "eca_jax.convert.command"),
+    ("verify", "compare a model with its PyTorch original on your own weights", "eca_jax.convert.command"),
+    ("bench", "speed, with the peer beside it", "eca_jax.analysis.bench"),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="python -m eca_jax", description="ECA-Net in JAX/Flax.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    try:
+        for name, _, module in COMMANDS:
+            if argv[:1] == [name]:
+                importlib.import_module(module).add_parsers(subparsers)
+        for name, text, _ in COMMANDS:
+            if name not in subparsers.choices:
+                subparsers.add_parser(name, help=text)
+        args = parser.parse_args(argv)
+        return args.run(args)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2

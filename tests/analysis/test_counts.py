@@ -1,0 +1,92 @@
+"""Parameters and operations against the paper's tables (CVPR 2020, tables 3 to 5; FACTS of the release)."""
+
+import json
+
+import numpy as np
+import pytest
+
+from eca_jax import cli
+from eca_jax.analysis.counts import count
+
+# Parameters in units of 2^20; operations in units of 2^30 ("G") or 2^20 ("M"); as printed.
+PAPER = {
+    "resnet18": ("11.148", "1.699G"),
+    "se_resnet18": ("11.231", "1.700G"),
+    "eca_resnet18": ("11.148", "1.700G"),
+    "resnet34": ("20.788", "3.427G"),
+    "se_resnet34": ("20.938", "3.428G"),
+    "eca_resnet34": ("20.788", "3.428G"),
+    "resnet50": ("24.37", "3.86G"),
+    "se_resnet50": ("26.77", "3.87G"),
+    "eca_resnet50": ("24.37", "3.86G"),
+    "resnet101": ("42.49", "7.34G"),
+    "se_resnet101": ("47.01", "7.35G"),
+    "eca_resnet101": ("42.49", "7.35G"),
+    "resnet152": ("57.40", "10.82G"),
+    "se_resnet152": ("63.68", "10.85G"),
+    "eca_resnet152": ("57.40", "10.83G"),
+    "mobilenet_v2": ("3.34", "319.4M"),
+    "eca_mobilenet_v2": ("3.34", "319.9M"),
+}
+
+
+@pytest.mark.parametrize(("name", "row"), PAPER.items())
+def test_counts_are_the_papers_to_the_printed_digits(name, row):
+    counts = count(name)
+    parameters, operations = row
+    digits = len(parameters.split(".")[1])
+    assert f"{counts.parameters / 2**20:.{digits}f}" == parameters
+    unit = {"G": 2**30, "M": 2**20}[operations[-1]]
+    digits = len(operations[:-1].split(".")[1])
+    assert f"{counts.paper_operations / unit:.{digits}f}" == operations[:-1]
+
+
+def test_resnet50_is_exactly_what_the_counter_printed():
+    """thop added in float32, so its sum is the nearest multiple of 256."""
+    assert np.float32(count("resnet50").paper_operations) == 4_142_713_856
+    assert count("resnet50").parameters == 25_557_032
+    assert count("resnet50").multiply_adds == 4_089_184_256  # torchvision's documented 4.09 GMACs
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("eca_resnet50", 80), ("eca_resnet101", 157), ("eca_resnet152", 234), ("eca_mobilenet_v2", 31)]
+)
+def test_parameters_of_eca_are_the_papers(name, extra):
+    counts, plain = count(name), count(name.removeprefix("eca_"))
+    assert counts.attention_parameters == counts.parameters - plain.parameters == extra
+
+
+def test_info_prints_both_units(capsys):
+    assert cli.main(["info", "eca_resnet50"]) == 0
+    out = capsys.readouterr().out
+    for figure in ("25,557,112", "24.37M", "25.56", "4.089", "3.863G"):
+        assert figure in out
+
+
+def test_info_as_json(capsys):
+    assert cli.main(["info", "eca_mobilenet_v2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["attention_parameters"] == 31
+    assert report["parameters"] == 3_504_903
+
+
+def test_list_matches_a_pattern(capsys):
+    assert cli.main(["list", "eca_resnet*"]) == 0
+    names = capsys.readouterr().out.split()
+    assert {"eca_resnet18", "eca_resnet34", "eca_resnet50", "eca_resnet101", "eca_resnet152"} <= set(names)
+    assert all(name.startswith("eca_resnet") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["info", "eca_resnet5"], "did you mean eca_resnet50"),
+        (["list", "vgg*"], "no model matches 'vgg*'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(argv, message, capsys):
+    assert cli.main(argv) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
