@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from eca_jax.training.metrics import best_evaluation, read_metrics
+from eca_jax.training.setup import model_overrides, plain, resize_size
 from eca_jax.training.state import TrainState
 
 CONFIG_FILE = "config.json"
@@ -69,6 +70,45 @@ def _optimizer_tree(state: Any) -> dict[str, Any]:
 def _items(state: TrainState) -> dict[str, Any]:
     items = {"variables": state.variables, "optimizer": _optimizer_tree(state)}
     return items | ({"ema": state.ema} if state.ema is not None else {})
+
+
+def claim_workdir(workdir: str | os.PathLike, config: Mapping[str, Any]) -> None:
+    """Makes `workdir` the run of `config` and writes its config.json, which `eca_jax.load` reads.
+
+    Raises:
+      ValueError: the checkpoints in it are of a run whose steps or weights this config cannot go on from.
+    """
+    path = Path(workdir)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"workdir {path} is a file")
+    config = json.loads(json.dumps(plain(config)))
+    if checkpoint_steps(path) and (path / CONFIG_FILE).exists():
+        before = json.loads((path / CONFIG_FILE).read_text())["config"]
+        for key in ("model", "model_overrides", "num_classes", "dataset", "batch_size"):
+            if before.get(key) != config[key]:
+                raise ValueError(
+                    f"{path} belongs to another run: {key} is {before.get(key)!r} there and {config[key]!r} here; "
+                    "choose another workdir"
+                )
+    if jax.process_index() == 0:
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / CONFIG_FILE, describe_model(config) | {"config": config})
+
+
+def describe_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What rebuilds a config's model and prepares images for it: the content of a workdir's config.json."""
+    return {
+        "model": config["model"],
+        "num_classes": config["num_classes"],
+        "overrides": model_overrides(config),
+        "preprocessing": {
+            "image_size": config["image_size"],
+            "resize_size": resize_size(config),
+            "interpolation": config["interpolation"],
+            "mean": list(config["mean"]),
+            "std": list(config["std"]),
+        },
+    }
 
 
 class Checkpoints:
@@ -211,6 +251,15 @@ def load_variables(
     directory = path / CHECKPOINTS / str(step)
     name = "ema" if ema and (directory / "ema").is_dir() else "variables"
     return _read(directory / name), {**meta, "step": step}
+
+
+def load_optimizer(workdir: str | os.PathLike, step: int) -> dict[str, np.ndarray]:
+    """The optimizer's state at a step by name: "opt_state.1.trace.conv1.kernel" for SGD's momentum, ...
+
+    Raises:
+      ValueError: damaged files.
+    """
+    return _read(Path(workdir).absolute() / CHECKPOINTS / str(step) / "optimizer")
 
 
 def _stored_shapes(directory: Path) -> Any:

@@ -1,0 +1,70 @@
+"""Moving batches to the devices, and evaluating weights on a whole split."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from eca_jax.data import Source, eval_batches
+from eca_jax.training.interrupt import Interrupt
+from eca_jax.training.metrics import Sums
+from eca_jax.training.setup import Program, resize_size
+from eca_jax.training.state import Variables
+
+
+def to_devices(batches: Iterable[Mapping[str, np.ndarray]], program: Program, ahead: int = 2) -> Iterator[dict]:
+    """Batches on the mesh, their copies started `ahead` steps before they are needed."""
+    waiting: deque[dict[str, jax.Array]] = deque()
+    for batch in batches:
+        waiting.append(
+            {
+                key: jax.make_array_from_process_local_data(program.batch[key].sharding, batch[key])
+                for key in program.batch
+            }
+        )
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def evaluate_variables(
+    config: Mapping[str, Any],
+    program: Program,
+    source: Source,
+    variables: Variables,
+    interrupt: Interrupt | None = None,
+) -> dict[str, Any] | None:
+    """Means of loss, top-1 and top-5 over the whole validation split, every example once; None if interrupted."""
+    batches = eval_batches(
+        source,
+        "validation",
+        batch_size=config["batch_size"],
+        image_size=config["image_size"],
+        resize_size=resize_size(config),
+        interpolation=config["interpolation"],
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    total = Sums()
+    previous = None
+    for batch in to_devices(batches, program):
+        sums = program.eval_step(variables, batch)
+        if previous is not None:  # read one behind, while the device works on the next
+            total.add(jax.device_get(previous))
+        previous = sums
+        if interrupt is not None and interrupt.requested:
+            return None
+    if previous is not None:
+        total.add(jax.device_get(previous))
+    return total.means()
+
+
+def describe(split: str, means: Mapping[str, Any]) -> str:
+    """validation top-1 98.61%, top-5 100.00%, loss 0.0512 on 360 images."""
+    name = split.replace("_ema", " (averaged weights)")
+    return (
+        f"{name} top-1 {means['top1']:.2%}, top-5 {means['top5']:.2%}, "
+        f"loss {means['loss']:.4f} on {means['count']} images"
+    )

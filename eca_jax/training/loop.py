@@ -1,0 +1,319 @@
+"""Training and evaluation of a config in a workdir."""
+
+import math
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from eca_jax.data import Source, load_source, train_batches
+from eca_jax.training import checkpoint
+from eca_jax.training.evaluation import describe, evaluate_variables, to_devices
+from eca_jax.training.interrupt import Interrupt
+from eca_jax.training.metrics import MetricsWriter, Sums, best_evaluation, plot_curves
+from eca_jax.training.progress import Progress
+from eca_jax.training.setup import Program, build, data_mesh
+from eca_jax.training.state import TrainState
+from eca_jax.training.warm_start import initial_variables
+
+# Steps whose metrics are still on their way to the host: enough that the device never waits for Python, few enough
+# that the input of no more than these is held in its memory.
+IN_FLIGHT = 3
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss or a parameter became infinite or NaN; the message names the step."""
+
+
+def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """Trains `config` in `workdir`, from its newest checkpoint if it has one.
+
+    Returns the best validation line of metrics.jsonl (see `eca_jax.training.metrics`), or None where the run was
+    interrupted by SIGTERM: then everything is saved, and the same call goes on from the same step.
+
+    Raises:
+      ValueError, FileNotFoundError: the config, the data or the workdir cannot be used; one line says why.
+      NonFiniteLoss: the loss or a parameter became infinite or NaN.
+    """
+    workdir = Path(workdir).absolute()
+    progress = Progress(primary=jax.process_index() == 0)
+    use_compilation_cache(config["compilation_cache"])
+
+    # Everything that can be wrong with the config is found before anything slow starts.
+    source = load_source(config["dataset"], config["data_dir"])
+    steps_per_epoch, total_steps = _length(config, source)
+    program = build(config, data_mesh(), steps_per_epoch)
+    checkpoint.claim_workdir(workdir, config)
+    checkpoints = checkpoint.Checkpoints(workdir, keep=config["keep_checkpoints"])
+    progress.say(
+        f"{config['model']} on {config['dataset']}: {source.num_examples('train')} images, "
+        f"{config['num_epochs']} epochs of {steps_per_epoch} steps of {config['batch_size']}, "
+        f"{program.mesh.size} x {program.mesh.devices.flat[0].device_kind}"
+    )
+
+    # Restore or initialise, while the step compiles nothing has read a batch yet.
+    train_step = _compile(program, progress)
+    step = checkpoints.latest_step() or 0
+    window = Sums()
+    if step:
+        state, saved = checkpoints.restore(program.state, step)
+        window = Sums(saved["window"])
+        progress.say(f"resumed from step {step} (epoch {step / steps_per_epoch:.2f}) of {workdir}")
+    else:
+        state = program.init()
+        if config["init_from"]:
+            variables, message = initial_variables(config, program, state)
+            state = state.replace(**variables)
+            progress.say(message)
+    writer = MetricsWriter(workdir, resume_step=step, primary=jax.process_index() == 0)
+    run = _Run(config, workdir, source, program, checkpoints, writer, progress, steps_per_epoch, total_steps, window)
+
+    progress.start(step, total_steps)
+    with Interrupt() as interrupt:
+        finished = run.steps(train_step, state, step, interrupt)
+    checkpoints.wait()
+    checkpoints.close()
+    writer.close()
+    progress.close()
+    if not finished:
+        progress.say(f"interrupted; saved in {workdir}. The same command goes on from the same step.")
+        return None
+    if jax.process_index() == 0:
+        plot_curves(workdir)
+    best = best_evaluation(writer.lines)
+    progress.say(f"done in {progress.elapsed()}\n" + _closing_words(config, workdir, best))
+    return dict(best)
+
+
+@dataclass
+class _Run:
+    """The loop itself, with what it reads and writes."""
+
+    config: Mapping[str, Any]
+    workdir: Path
+    source: Source
+    program: Program
+    checkpoints: checkpoint.Checkpoints
+    writer: MetricsWriter
+    progress: Progress
+    steps_per_epoch: int
+    total_steps: int
+    window: Sums  # metrics since the last line of metrics.jsonl
+    window_started: tuple[int, float] = (0, 0.0)  # step and time, for images per second
+
+    def steps(self, train_step: Any, state: TrainState, step: int, interrupt: Interrupt) -> bool:
+        """Steps until the last epoch's end (True) or an interrupt (False)."""
+        config, spe = self.config, self.steps_per_epoch
+        self.window_started = (step, time.monotonic())
+        eval_steps = spe * config["eval_every_epochs"]
+        # A run that was stopped between a checkpoint and its evaluation owes the evaluation.
+        if step and self._evaluation_due(step, eval_steps) and not self._evaluate(step, state, interrupt):
+            return False
+        if step >= self.total_steps:
+            return True
+        batches = train_batches(
+            self.source,
+            batch_size=config["batch_size"],
+            image_size=config["image_size"],
+            seed=config["seed"],
+            start_step=step,
+            crop_scale=tuple(config["crop_scale"]),
+            crop_ratio=tuple(config["crop_ratio"]),
+            flip=config["flip"],
+            interpolation=config["interpolation"],
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        profile = _profiler(config, self.workdir, step)
+        in_flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
+        for batch in to_devices(batches, self.program):
+            state, sums = train_step(state, batch)
+            step += 1
+            for value in sums.values():
+                value.copy_to_host_async()
+            in_flight.append((step, sums))
+            if len(in_flight) > IN_FLIGHT:
+                self._record(*in_flight.popleft())
+            profile(step)
+            stop = interrupt.at(step)
+            due = self._evaluation_due(step, eval_steps)
+            every = config["checkpoint_every_steps"]
+            if due or stop or (every and step % every == 0):
+                while in_flight:
+                    self._record(*in_flight.popleft())
+                self._save(step, state)
+            if stop or (due and not self._evaluate(step, state, interrupt)):
+                return False
+            if step == self.total_steps:
+                return True
+        raise AssertionError("training batches are endless")
+
+    def _record(self, step: int, sums: Mapping[str, jax.Array]) -> None:
+        """Adds a step's metrics to the window; writes a line where the window ends.
+
+        Windows are counted from the epoch's start, so that a resumed run has the same ones.
+        """
+        sums = {key: float(value) for key, value in sums.items()}
+        if not math.isfinite(sums["loss"]):
+            raise self._not_finite(step, "the loss")
+        self.window.add(sums)
+        self.progress.update(step)
+        in_epoch = (step - 1) % self.steps_per_epoch + 1
+        every = self.config["log_every_steps"]
+        if in_epoch % every and in_epoch != self.steps_per_epoch:
+            return
+        first, started = self.window_started
+        now = time.monotonic()
+        rate = (step - first) * self.config["batch_size"] / (now - started)
+        means = self.window.means()
+        skipped = ((in_epoch - 1) % every + 1) * self.config["batch_size"] - means["count"]
+        line = {**means, "learning_rate": float(self.program.schedule(step - 1)), "images_per_second": round(rate, 1)}
+        self.writer.write(step, step / self.steps_per_epoch, "train", line)
+        self.progress.say(
+            f"{self._where(step)}  loss {means['loss']:.4f}  top-1 {means['top1']:.2%}  "
+            f"{rate:.0f} images/s  {self.progress.time_left(step)} left"
+        )
+        if skipped:
+            self.progress.say(f"{self._where(step)}  {skipped} undecodable images skipped")
+        self.window, self.window_started = Sums(), (step, now)
+
+    def _save(self, step: int, state: TrainState) -> None:
+        if not bool(_all_finite(state.params)):
+            raise self._not_finite(step, "a parameter")
+        best = best_evaluation(self.writer.lines)
+        self.checkpoints.save(state, {"window": self.window.values}, best_step=best["step"] if best else None)
+
+    def _not_finite(self, step: int, what: str) -> NonFiniteLoss:
+        self.checkpoints.wait()
+        last = self.checkpoints.latest_step()
+        kept = f"the checkpoint of step {last} in {self.workdir} is good" if last else "no checkpoint was saved before"
+        return NonFiniteLoss(
+            f"{what} is not finite at step {step} ({self._where(step)}); {kept}. A lower learning_rate may help."
+        )
+
+    def _evaluation_due(self, step: int, eval_steps: int) -> bool:
+        done = any(line["step"] == step and line["split"] != "train" for line in self.writer.lines)
+        return (step % eval_steps == 0 or step == self.total_steps) and not done
+
+    def _evaluate(self, step: int, state: TrainState, interrupt: Interrupt) -> bool:
+        """Evaluates the weights, and their average where there is one; False if interrupted before the end."""
+        chosen = {"validation": state.variables} | ({"validation_ema": state.ema} if state.ema is not None else {})
+        results = {}
+        for split, variables in chosen.items():
+            results[split] = evaluate_variables(self.config, self.program, self.source, variables, interrupt)
+            if results[split] is None:
+                return False
+        for split, means in results.items():
+            self.writer.write(step, step / self.steps_per_epoch, split, means)
+            self.progress.say(f"{self._where(step)}  {describe(split, means)}")
+        self.window_started = (step, time.monotonic())
+        return True
+
+    def _where(self, step: int) -> str:
+        return f"epoch {step / self.steps_per_epoch:.2f}/{self.config['num_epochs']} step {step}"
+
+
+def evaluate(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, Any]:
+    """Evaluates the best checkpoint of `workdir`: {"step", "loss", "top1", "top5", "count"}.
+
+    Raises:
+      ValueError, FileNotFoundError: no checkpoint, one of another model, or no data; one line says why.
+    """
+    use_compilation_cache(config["compilation_cache"])
+    source = load_source(config["dataset"], config["data_dir"])
+    _check_classes(config, source)
+    program = build(config, data_mesh(), 1)
+    variables, meta = checkpoint.load_variables(workdir, "best")
+    checkpoint.check_tree(variables, program.state.variables, workdir)
+    variables = jax.device_put(variables, NamedSharding(program.mesh, PartitionSpec()))
+    means = evaluate_variables(config, program, source, variables)
+    return {"step": meta.get("step"), **means}
+
+
+def use_compilation_cache(directory: str) -> None:
+    """Keeps compiled programs in `directory` ("" for nowhere) unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    if directory and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _length(config: Mapping[str, Any], source: Source) -> tuple[int, int]:
+    """Steps in an epoch and in all."""
+    _check_classes(config, source)
+    for key in ("batch_size", "num_epochs", "log_every_steps", "eval_every_epochs", "keep_checkpoints"):
+        if config[key] < 1:
+            raise ValueError(f"{key} must be at least 1, not {config[key]}")
+    images = source.num_examples("train")
+    steps_per_epoch = images // config["batch_size"]
+    if not steps_per_epoch:
+        raise ValueError(f"batch_size={config['batch_size']} is more than the {images} training images")
+    return steps_per_epoch, steps_per_epoch * config["num_epochs"]
+
+
+def _check_classes(config: Mapping[str, Any], source: Source) -> None:
+    if config["num_classes"] < source.num_classes:
+        raise ValueError(
+            f"num_classes={config['num_classes']}, but {config['dataset']} has {source.num_classes} classes: "
+            f"add --config.num_classes={source.num_classes}"
+        )
+
+
+def _compile(program: Program, progress: Progress) -> Any:
+    """The train step, compiled before any data is read, so that what does not fit fails at once."""
+    started = time.monotonic()
+    compiled = program.train_step.lower(program.state, program.batch).compile()
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    progress.say(
+        f"train step compiled in {time.monotonic() - started:.1f} s: {used / 2**30:.2f} GiB of memory and "
+        f"{costs['flops'] / 1e9:.1f} GFLOPs a device and step"
+    )
+    return compiled
+
+
+def _profiler(config: Mapping[str, Any], workdir: Path, first_step: int) -> Any:
+    """Called after each step; profiles `profile_steps` of them, once the first few are over."""
+    if not config["profile_steps"]:
+        return lambda step: None
+    from clu.periodic_actions import Profile
+
+    return Profile(
+        logdir=str(workdir / "profile"),
+        num_profile_steps=config["profile_steps"],
+        first_profile=first_step + 5,
+        every_secs=None,
+    )
+
+
+def _closing_words(config: Mapping[str, Any], workdir: Path, best: Mapping[str, Any]) -> str:
+    here = Path.cwd()
+    shown = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
+    where = shlex.quote(str(shown))
+    python = "python" if shutil.which("python") == sys.executable else os.path.relpath(sys.executable)
+    python = python if len(python) <= len(sys.executable) else sys.executable
+    return "\n".join(
+        (
+            f"best: {describe(best['split'], best)}, after epoch {best['epoch']:g}",
+            f"  checkpoint   {shown}/{checkpoint.CHECKPOINTS}/{best['step']}",
+            f"  curves       {shown}/curves.png",
+            f"  TensorBoard  {Path(python).parent / 'tensorboard' if '/' in python else 'tensorboard'} "
+            f"--logdir {where}/tensorboard",
+            "next:",
+            f"  {python} -m eca_jax evaluate --model {config['model']} --weights {where} --data {config['dataset']}",
+            f"  {python} -m eca_jax predict --model {config['model']} --weights {where} IMAGE...",
+        )
+    )

@@ -1,0 +1,75 @@
+"""SGD and the learning-rate schedules of the paper's recipes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Schedule = Callable[[Any], Any]
+
+
+def make_schedule(
+    *,
+    name: str,
+    learning_rate: float,
+    num_epochs: int,
+    steps_per_epoch: int,
+    warmup_epochs: float = 0,
+    decay_epochs: int = 30,
+    decay_rate: float = 0.1,
+) -> Schedule:
+    """The learning rate as a function of the number of updates done so far (a Python int or a traced int32).
+
+    "step" is constant inside an epoch, as in PyTorch: learning_rate * decay_rate ** (epoch // decay_epochs). The
+    paper's ResNets divide by 10 every 30 epochs; its MobileNetV2 multiplies by 0.98 every epoch (decay_epochs=1).
+    "cosine" falls to zero, step by step, from the end of the warm-up to the last epoch.
+    The warm-up grows linearly to the full rate over `warmup_epochs`, and multiplies either.
+
+    Raises:
+      ValueError: unknown name, or a warm-up that leaves no time to train.
+    """
+    if name not in ("step", "cosine"):
+        raise ValueError(f"unknown schedule {name!r}: choose 'step' or 'cosine'")
+    if not 0 <= warmup_epochs < num_epochs:
+        raise ValueError(f"a warm-up of {warmup_epochs} epochs does not fit into {num_epochs}")
+    warmup_steps = warmup_epochs * steps_per_epoch
+    decay_steps = num_epochs * steps_per_epoch - warmup_steps
+
+    def schedule(step: Any) -> Any:
+        xp = jnp if isinstance(step, jax.Array) else np  # numpy on the host: a log line must not wait for the device
+        if name == "step":
+            rate = learning_rate * xp.power(decay_rate, xp.asarray(step // steps_per_epoch // decay_epochs, "float32"))
+        else:
+            progress = xp.clip((step - warmup_steps) / decay_steps, 0.0, 1.0)
+            rate = learning_rate * 0.5 * (1.0 + xp.cos(np.pi * progress))
+        return rate * xp.minimum(1.0, (step + 1) / warmup_steps) if warmup_steps else rate
+
+    return schedule
+
+
+def make_optimizer(
+    schedule: Schedule,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    decay_kernels_only: bool = False,
+) -> optax.GradientTransformation:
+    """PyTorch's SGD: the decay joins the gradient before the momentum, the learning rate multiplies after it.
+
+    v <- momentum * v + (gradient + weight_decay * w);  w <- w - schedule(step) * v.
+
+    The paper decays every parameter, BatchNorm's and biases too; `decay_kernels_only` spares those.
+    """
+
+    def kernels(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=kernels if decay_kernels_only else None),
+        optax.trace(momentum, nesterov),
+        optax.scale_by_learning_rate(schedule),
+    )
