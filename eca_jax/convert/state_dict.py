@@ -15,6 +15,10 @@ from eca_jax.models.registry import create_model, entry, list_models
 WRAPPERS = ("module.", "_orig_mod.")
 
 
+# The last module of the classifier's path in Flax: `fc`, `head/fc`, `classifier`.
+CLASSIFIERS = ("fc", "classifier")
+
+
 class MismatchError(ValueError):
     """Tensors that are not those of the model: some are missing, unexpected or of another shape."""
 
@@ -60,16 +64,30 @@ def from_torch(
       MismatchError (a ValueError): a tensor is missing, unexpected, or of another shape; lists them and guesses why.
       ValueError: unknown model or option, or a tensor that is not of floating point.
     """
+    return from_torch_resolved(state_dict, name, scheme=scheme, **overrides)[0]
+
+
+def from_torch_resolved(
+    state_dict: Mapping[str, Any], name: str, *, scheme: str | None = None, **overrides: Any
+) -> tuple[dict[str, Any], Resolved]:
+    """`from_torch`, and which model the tensors turned out to be of."""
     state_dict = unwrapped(state_dict)
     resolved = resolve(state_dict, name, scheme, **overrides)
     by_key = {pair.key: pair for pair in resolved.pairs}
-    variables = {by_key[key].path: _to_flax(tensor, by_key[key]) for key, tensor in state_dict.items()}
-    if not any(value for path, value in variables.items() if path[0] == COUNTS):
-        variables = {path: value for path, value in variables.items() if path[0] != COUNTS}
-    if _without_classifier(overrides):
-        part = abstract_variables(create_model(name, **resolved.options), entry(name).preprocessing.image_size)
-        variables = {path: value for path, value in variables.items() if path[0] == COUNTS or path in part}
-    return unflatten_dict({pair.path: variables[pair.path] for pair in resolved.pairs if pair.path in variables})
+    flat = {by_key[key].path: _to_flax(tensor, by_key[key]) for key, tensor in state_dict.items()}
+    if not any(value for path, value in flat.items() if path[0] == COUNTS):
+        flat = {path: value for path, value in flat.items() if path[0] != COUNTS}
+    ordered = {pair.path: flat[pair.path] for pair in resolved.pairs if pair.path in flat}
+    return unflatten_dict(without_classifier(ordered, resolved)), resolved
+
+
+def without_classifier(flat: dict[Path, Any], resolved: Resolved) -> dict[Path, Any]:
+    """The variables that the model has, given all of the model with classifier; the same where it has one."""
+    if not _headless(resolved.options):
+        return flat
+    model = create_model(resolved.name, **resolved.options)
+    part = abstract_variables(model, image_size(resolved.name, resolved.options))
+    return {path: value for path, value in flat.items() if path[0] == COUNTS or path in part}
 
 
 def to_torch(
@@ -142,41 +160,48 @@ def _infer(
     found: Callable[[Pair], Shape | None], name: str, scheme: str | None, overrides: Mapping[str, Any]
 ) -> Resolved:
     """`found` tells the Flax shape that a tensor has, or None where it is missing or of another kind."""
-    scheme, image_size = scheme or entry(name).weights_format, entry(name).preprocessing.image_size
+    scheme = scheme or entry(name).weights_format
     asked = {key: value for key, value in overrides.items() if key != "features_only"}
     if not asked.get("num_classes"):
         asked.pop("num_classes", None)
-    pairs = correspondence(create_model(name, **asked), image_size, scheme)
+    pairs = correspondence(create_model(name, **asked), image_size(name, asked), scheme)
     options = {**asked, **_inferred(pairs, found, asked)}
     if any(found(pair) not in (None, pair.shape) for pair in pairs):
-        pairs = correspondence(create_model(name, **options), image_size, scheme)
-    return Resolved(name, scheme, {**options, **_without_classifier(overrides)}, pairs)
+        pairs = correspondence(create_model(name, **options), image_size(name, options), scheme)
+    return Resolved(name, scheme, {**options, **_headless(overrides)}, pairs)
 
 
 def _inferred(pairs: Iterable[Pair], found: Callable[[Pair], Shape | None], asked: Mapping[str, Any]) -> dict[str, Any]:
     """The options that show in the tensors' shapes and were not asked for."""
     options: dict[str, Any] = {}
-    sizes, default_sizes = [], []
+    sizes: dict[str, int] = {}
+    default_sizes: dict[str, int] = {}
     for pair in pairs:
         collection, *module, leaf = pair.path
         if collection != "params" or leaf != "kernel":
             continue
         shape = found(pair)
-        if len(module) == 1 and len(pair.shape) == 2 and shape:  # the one dense layer at the top of the tree
+        if module[-1] in CLASSIFIERS and shape:
             options["num_classes"] = shape[-1]
-        # ECA's kernels: ResNets take one size a stage, which the stage's first block tells; MobileNetV2 one a block.
-        if module[1:] == ["eca", "conv"] and re.fullmatch(r"layer\d+_0|features_\d+", module[0]):
-            default_sizes.append(pair.shape[0])
-            sizes.append(shape[0] if shape else pair.shape[0])
+        # ECA's is the only kernel with three axes. One size a stage (MobileNetV2: a block), which its first tells.
+        stage = re.match(r"layer\d+|stages_\d+|features_\d+", module[0])
+        if stage and len(pair.shape) == 3:
+            default_sizes.setdefault(stage[0], pair.shape[0])
+            sizes.setdefault(stage[0], shape[0] if shape else pair.shape[0])
     if sizes != default_sizes:
-        options["kernel_sizes"] = tuple(sizes)
+        options["kernel_sizes"] = tuple(sizes.values())
     return {key: value for key, value in options.items() if key not in asked}
 
 
-def _without_classifier(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _headless(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the overrides that ask for a model without classifier."""
     asked = {"features_only": True} if overrides.get("features_only") else {}
     return asked | ({"num_classes": 0} if overrides.get("num_classes") == 0 else {})
+
+
+def image_size(name: str, options: Mapping[str, Any]) -> int:
+    """Pixels of the images that the model is initialised with; position tables are made for a size."""
+    return options.get("image_size") or entry(name).preprocessing.image_size
 
 
 def _to_flax(tensor: Any, pair: Pair) -> np.ndarray:
@@ -230,7 +255,7 @@ def _guess(
         inner = {key.removeprefix(prefix) for key in found}
         if len(inner & set(expected)) > len(expected) // 2:
             return f": every key begins with {prefix!r}; take that away"
-    heads = {p.key for p in resolved.pairs if p.path[0] == "params" and len(p.path) == 3 and "kernel" in p.path}
+    heads = {pair.key for pair in resolved.pairs if pair.path[-2] in CLASSIFIERS and pair.path[-1] == "kernel"}
     wrong = {key for key in expected if key in found and found[key] != expected[key]}
     if overrides.get("num_classes") and set(found) == set(expected) and any(key in wrong for key in heads):
         key = next(key for key in heads if key in wrong)
