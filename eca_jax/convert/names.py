@@ -104,11 +104,19 @@ _SE_SEQUENTIAL = (
     Rule(r"(^|/)fc1$", r"\1fc/0"),
     Rule(r"(^|/)fc2$", r"\1fc/2"),
 )
+# timm's own families have timm's names, where a number is a place in a Sequential: stages_0_blocks_1/conv_mid_0.
+_TIMM = (
+    Rule(r"^(stages_\d+_\d+)/downsample_conv$", r"\1/downsample/conv"),
+    *_RESNET,
+    Rule(r"_(\d+)(?=[_/]|$)", r"/\1"),
+    Rule(r"(/\d+)_", r"\1/"),
+    Rule(r"/se/fc([12])$", r"/se/fc\1", kernel_layout=POINTWISE),
+)
 
 SCHEMES: dict[str, tuple[Rule, ...]] = {
     "torchvision": (*_RESNET, *_MOBILENET_V2),
     "ecanet": (*_RESNET, *_MOBILENET_V2, *_SE_SEQUENTIAL),
-    "timm": _RESNET,
+    "timm": _TIMM,
 }
 
 

@@ -1,13 +1,15 @@
-"""What timm's families share: registration with timm's preprocessing, and its rule for ECA's kernel size."""
+"""What timm's families share: its preprocessing, its rule for ECA's kernel size, its head."""
 
 import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+import jax
 from flax import linen as nn
 
-from eca_jax.layers.attention import ECA, eca_kernel_size
+from eca_jax.layers.attention import ECA, eca_kernel_size, global_average_pool
+from eca_jax.layers.conv import Dense, Initializer
 from eca_jax.models.registry import Preprocessing, register
 
 Layer = Callable[..., nn.Module]
@@ -50,3 +52,18 @@ def stage_attentions(
     if len(kernel_sizes) != len(channels):
         raise ValueError(f"kernel_sizes takes one size a stage, got {kernel_sizes}")
     return [partial(attention, kernel_size=k) for k in kernel_sizes]
+
+
+class ClassifierHead(nn.Module):
+    """Features [N, H, W, C] -> float32 logits [N, num_classes], or the means [N, C] where there are no classes."""
+
+    num_classes: int
+    kernel_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pooled = global_average_pool(x)
+        if not self.num_classes:
+            return pooled
+        zeros = nn.initializers.zeros
+        return Dense(self.num_classes, kernel_init=self.kernel_init, bias_init=zeros, name="fc")(pooled)
