@@ -13,6 +13,8 @@ COMMANDS = (
     ("info", "parameters and multiply-adds of a model", "eca_jax.analysis.command"),
     ("convert", "weights from PyTorch to Flax, or back", "eca_jax.convert.command"),
     ("verify", "compare a model with its PyTorch original on your own weights", "eca_jax.convert.command"),
+    ("evaluate", "accuracy on a validation set, every image once", "eca_jax.inference.command"),
+    ("predict", "classes of image files", "eca_jax.inference.command"),
     ("bench", "speed, with the peer beside it", "eca_jax.analysis.bench"),
 )
 

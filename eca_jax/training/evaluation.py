@@ -1,56 +1,63 @@
 """Moving batches to the devices, and evaluating weights on a whole split."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Sharding
 
 from eca_jax.data import Source, eval_batches
 from eca_jax.training.interrupt import Interrupt
 from eca_jax.training.metrics import Sums
-from eca_jax.training.setup import Program, resize_size
 from eca_jax.training.state import Variables
 
 
-def to_devices(batches: Iterable[Mapping[str, np.ndarray]], program: Program, ahead: int = 2) -> Iterator[dict]:
-    """Batches on the mesh, their copies started `ahead` steps before they are needed."""
+def to_devices(batches: Iterable[Mapping[str, np.ndarray]], sharding: Sharding, ahead: int = 2) -> Iterator[dict]:
+    """Batches as arrays of `sharding`, their copies started `ahead` steps before they are needed."""
     waiting: deque[dict[str, jax.Array]] = deque()
     for batch in batches:
-        waiting.append(
-            {
-                key: jax.make_array_from_process_local_data(program.batch[key].sharding, batch[key])
-                for key in program.batch
-            }
-        )
+        waiting.append({k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()})
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
 
 
 def evaluate_variables(
-    config: Mapping[str, Any],
-    program: Program,
-    source: Source,
+    eval_step: Callable[..., dict[str, jax.Array]],
     variables: Variables,
+    source: Source,
+    *,
+    sharding: Sharding,
+    batch_size: int,
+    image_size: int,
+    resize_size: int,
+    interpolation: str,
     interrupt: Interrupt | None = None,
 ) -> dict[str, Any] | None:
-    """Means of loss, top-1 and top-5 over the whole validation split, every example once; None if interrupted."""
+    """Means of loss, top-1 and top-5 over the whole validation split, every example once; None if interrupted.
+
+    Args:
+      eval_step: jitted (variables, batch) -> sums, see `eca_jax.training.step.make_eval_step`.
+      sharding: of the batches.
+      batch_size: over all devices of all processes.
+      image_size, resize_size, interpolation: see `eca_jax.models.Preprocessing`.
+    """
     batches = eval_batches(
         source,
         "validation",
-        batch_size=config["batch_size"],
-        image_size=config["image_size"],
-        resize_size=resize_size(config),
-        interpolation=config["interpolation"],
+        batch_size=batch_size,
+        image_size=image_size,
+        resize_size=resize_size,
+        interpolation=interpolation,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     total = Sums()
     previous = None
-    for batch in to_devices(batches, program):
-        sums = program.eval_step(variables, batch)
+    for batch in to_devices(batches, sharding):
+        sums = eval_step(variables, batch)
         if previous is not None:  # read one behind, while the device works on the next
             total.add(jax.device_get(previous))
         previous = sums

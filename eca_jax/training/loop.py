@@ -22,7 +22,7 @@ from eca_jax.training.evaluation import describe, evaluate_variables, to_devices
 from eca_jax.training.interrupt import Interrupt
 from eca_jax.training.metrics import MetricsWriter, Sums, best_evaluation, plot_curves
 from eca_jax.training.progress import Progress
-from eca_jax.training.setup import Program, build, data_mesh
+from eca_jax.training.setup import Program, build, data_mesh, resize_size
 from eca_jax.training.state import TrainState
 from eca_jax.training.warm_start import initial_variables
 
@@ -136,7 +136,7 @@ class _Run:
         )
         profile = _profiler(config, self.workdir, step)
         in_flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
-        for batch in to_devices(batches, self.program):
+        for batch in to_devices(batches, self.program.batch["image"].sharding):
             state, sums = train_step(state, batch)
             step += 1
             for value in sums.values():
@@ -210,7 +210,7 @@ class _Run:
         chosen = {"validation": state.variables} | ({"validation_ema": state.ema} if state.ema is not None else {})
         results = {}
         for split, variables in chosen.items():
-            results[split] = evaluate_variables(self.config, self.program, self.source, variables, interrupt)
+            results[split] = _evaluate(self.config, self.program, self.source, variables, interrupt)
             if results[split] is None:
                 return False
         for split, means in results.items():
@@ -236,8 +236,28 @@ def evaluate(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str,
     variables, meta = checkpoint.load_variables(workdir, "best")
     checkpoint.check_tree(variables, program.state.variables, workdir)
     variables = jax.device_put(variables, NamedSharding(program.mesh, PartitionSpec()))
-    means = evaluate_variables(config, program, source, variables)
+    means = _evaluate(config, program, source, variables)
     return {"step": meta.get("step"), **means}
+
+
+def _evaluate(
+    config: Mapping[str, Any],
+    program: Program,
+    source: Source,
+    variables: Mapping[str, Any],
+    interrupt: Interrupt | None = None,
+) -> dict[str, Any] | None:
+    return evaluate_variables(
+        program.eval_step,
+        variables,
+        source,
+        sharding=program.batch["image"].sharding,
+        batch_size=config["batch_size"],
+        image_size=config["image_size"],
+        resize_size=resize_size(config),
+        interpolation=config["interpolation"],
+        interrupt=interrupt,
+    )
 
 
 def use_compilation_cache(directory: str) -> None:
