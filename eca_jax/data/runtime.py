@@ -1,0 +1,33 @@
+"""TensorFlow, imported when the first pipeline is built: here it reads and decodes, and never touches an accelerator."""
+
+import contextlib
+import functools
+import os
+from types import ModuleType
+
+
+@functools.cache
+def tensorflow() -> ModuleType:
+    """Returns TensorFlow, imported on the first call, quiet, and blind to accelerators (they belong to JAX)."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _silenced_native_log():
+        import tensorflow as tf
+    for kind in ("GPU", "TPU"):
+        # RuntimeError: the caller's own program has started TensorFlow already, and chosen for itself.
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], kind)
+    return tf
+
+
+@contextlib.contextmanager
+def _silenced_native_log():
+    """Drops what native code writes to standard error while it loads (no Python setting reaches those lines)."""
+    saved = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(null)
+        os.close(saved)
