@@ -67,6 +67,9 @@ def parse(arguments: list[str]) -> None:
     Raises:
       ValueError: an unknown flag, key or file, or a value of the wrong kind; one line.
     """
+    if {"--help", "-h"} & set(arguments):
+        print(__doc__ + FLAGS.module_help(sys.modules[__name__]))
+        sys.exit(0)
     path = _config_path(arguments)
     if path and not os.path.isfile(path.partition(":")[0]):
         raise FileNotFoundError(f"no such config file: {path}")

@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model_overrides.small_images = True
     config.num_classes = 10
     config.dataset = "digits"
-    config.image_size = 16
+    config.image_size = 24
     config.crop_pct = 1.0
     config.crop_scale = (0.6, 1.0)
     config.flip = False  # a mirrored digit is no digit
@@ -26,6 +26,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.learning_rate = 0.1
     config.schedule.name = "cosine"
     config.schedule.warmup_epochs = 1.0
-    config.log_every_steps = 11
+    config.log_every_steps = 22
     config.checkpoint_every_steps = 0
     return config

@@ -1,27 +1,16 @@
-"""Moving batches to the devices, and evaluating weights on a whole split."""
+"""Evaluating weights on a whole split."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Sharding
 
-from eca_jax.data import Source, eval_batches
+from eca_jax.data import eval_batches, prefetch_to_device
+from eca_jax.data.sources import Source
 from eca_jax.training.interrupt import Interrupt
 from eca_jax.training.metrics import Sums
 from eca_jax.training.state import Variables
-
-
-def to_devices(batches: Iterable[Mapping[str, np.ndarray]], sharding: Sharding, ahead: int = 2) -> Iterator[dict]:
-    """Batches as arrays of `sharding`, their copies started `ahead` steps before they are needed."""
-    waiting: deque[dict[str, jax.Array]] = deque()
-    for batch in batches:
-        waiting.append({k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()})
-        if len(waiting) > ahead:
-            yield waiting.popleft()
-    yield from waiting
 
 
 def evaluate_variables(
@@ -56,7 +45,7 @@ def evaluate_variables(
     )
     total = Sums()
     previous = None
-    for batch in to_devices(batches, sharding):
+    for batch in prefetch_to_device(batches, sharding):
         sums = eval_step(variables, batch)
         if previous is not None:  # read one behind, while the device works on the next
             total.add(jax.device_get(previous))

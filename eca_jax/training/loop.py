@@ -1,5 +1,6 @@
 """Training and evaluation of a config in a workdir."""
 
+import contextlib
 import math
 import os
 import shlex
@@ -16,9 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from eca_jax.data import Source, load_source, train_batches
+from eca_jax.data import load_source, prefetch_to_device, steps_per_epoch, train_batches
+from eca_jax.data.sources import Source
 from eca_jax.training import checkpoint
-from eca_jax.training.evaluation import describe, evaluate_variables, to_devices
+from eca_jax.training.evaluation import describe, evaluate_variables
 from eca_jax.training.interrupt import Interrupt
 from eca_jax.training.metrics import MetricsWriter, Sums, best_evaluation, plot_curves
 from eca_jax.training.progress import Progress
@@ -49,42 +51,38 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, An
     progress = Progress(primary=jax.process_index() == 0)
     use_compilation_cache(config["compilation_cache"])
 
-    # Everything that can be wrong with the config is found before anything slow starts.
-    source = load_source(config["dataset"], config["data_dir"])
-    steps_per_epoch, total_steps = _length(config, source)
-    program = build(config, data_mesh(), steps_per_epoch)
+    # Whatever can be wrong with the config is found before anything slow starts.
+    source = load_source(config["dataset"], config["data_dir"] or None)
+    _check(config, source)
+    epoch_steps = steps_per_epoch(source, config["batch_size"])
+    program = build(config, data_mesh(), epoch_steps)
     checkpoint.claim_workdir(workdir, config)
-    checkpoints = checkpoint.Checkpoints(workdir, keep=config["keep_checkpoints"])
     progress.say(
         f"{config['model']} on {config['dataset']}: {source.num_examples('train')} images, "
-        f"{config['num_epochs']} epochs of {steps_per_epoch} steps of {config['batch_size']}, "
+        f"{config['num_epochs']} epochs of {epoch_steps} steps of {config['batch_size']}, "
         f"{program.mesh.size} x {program.mesh.devices.flat[0].device_kind}"
     )
 
-    # Restore or initialise, while the step compiles nothing has read a batch yet.
     train_step = _compile(program, progress)
-    step = checkpoints.latest_step() or 0
-    window = Sums()
-    if step:
-        state, saved = checkpoints.restore(program.state, step)
-        window = Sums(saved["window"])
-        progress.say(f"resumed from step {step} (epoch {step / steps_per_epoch:.2f}) of {workdir}")
-    else:
-        state = program.init()
-        if config["init_from"]:
-            variables, message = initial_variables(config, program, state)
-            state = state.replace(**variables)
-            progress.say(message)
-    writer = MetricsWriter(workdir, resume_step=step, primary=jax.process_index() == 0)
-    run = _Run(config, workdir, source, program, checkpoints, writer, progress, steps_per_epoch, total_steps, window)
 
-    progress.start(step, total_steps)
-    with Interrupt() as interrupt:
-        finished = run.steps(train_step, state, step, interrupt)
-    checkpoints.wait()
-    checkpoints.close()
-    writer.close()
-    progress.close()
+    with contextlib.ExitStack() as resources:
+        checkpoints = checkpoint.Checkpoints(workdir, keep=config["keep_checkpoints"])
+        resources.callback(checkpoints.close)  # waits for a save in progress, also when the loss is not finite
+        step = checkpoints.latest_step() or 0
+        if step:
+            state, saved = checkpoints.restore(program.state, step)
+            window = Sums(saved["window"])
+            progress.say(f"resumed from step {step} (epoch {step / epoch_steps:.2f}) of {workdir}")
+        else:
+            state, window = _initial_state(config, program, progress), Sums()
+        writer = MetricsWriter(workdir, resume_step=step, primary=jax.process_index() == 0)
+        resources.callback(writer.close)
+        run = _Run(config, workdir, source, program, checkpoints, writer, progress, epoch_steps, window)
+        progress.start(step, run.total_steps)
+        resources.callback(progress.close)
+        with Interrupt() as interrupt:
+            finished = run.steps(train_step, state, step, interrupt)
+
     if not finished:
         progress.say(f"interrupted; saved in {workdir}. The same command goes on from the same step.")
         return None
@@ -93,6 +91,15 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, An
     best = best_evaluation(writer.lines)
     progress.say(f"done in {progress.elapsed()}\n" + _closing_words(config, workdir, best))
     return dict(best)
+
+
+def _initial_state(config: Mapping[str, Any], program: Program, progress: Progress) -> TrainState:
+    state = program.init()
+    if config["init_from"]:
+        variables, message = initial_variables(config, program, state)
+        state = state.replace(**variables)
+        progress.say(message)
+    return state
 
 
 @dataclass
@@ -106,16 +113,19 @@ class _Run:
     checkpoints: checkpoint.Checkpoints
     writer: MetricsWriter
     progress: Progress
-    steps_per_epoch: int
-    total_steps: int
+    epoch_steps: int
     window: Sums  # metrics since the last line of metrics.jsonl
     window_started: tuple[int, float] = (0, 0.0)  # step and time, for images per second
 
+    @property
+    def total_steps(self) -> int:
+        return self.epoch_steps * self.config["num_epochs"]
+
     def steps(self, train_step: Any, state: TrainState, step: int, interrupt: Interrupt) -> bool:
         """Steps until the last epoch's end (True) or an interrupt (False)."""
-        config, spe = self.config, self.steps_per_epoch
+        config = self.config
         self.window_started = (step, time.monotonic())
-        eval_steps = spe * config["eval_every_epochs"]
+        eval_steps = self.epoch_steps * config["eval_every_epochs"]
         # A run that was stopped between a checkpoint and its evaluation owes the evaluation.
         if step and self._evaluation_due(step, eval_steps) and not self._evaluate(step, state, interrupt):
             return False
@@ -136,7 +146,7 @@ class _Run:
         )
         profile = _profiler(config, self.workdir, step)
         in_flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
-        for batch in to_devices(batches, self.program.batch["image"].sharding):
+        for batch in prefetch_to_device(batches, self.program.batch["image"].sharding):
             state, sums = train_step(state, batch)
             step += 1
             for value in sums.values():
@@ -168,9 +178,9 @@ class _Run:
             raise self._not_finite(step, "the loss")
         self.window.add(sums)
         self.progress.update(step)
-        in_epoch = (step - 1) % self.steps_per_epoch + 1
+        in_epoch = (step - 1) % self.epoch_steps + 1
         every = self.config["log_every_steps"]
-        if in_epoch % every and in_epoch != self.steps_per_epoch:
+        if in_epoch % every and in_epoch != self.epoch_steps:
             return
         first, started = self.window_started
         now = time.monotonic()
@@ -178,7 +188,7 @@ class _Run:
         means = self.window.means()
         skipped = ((in_epoch - 1) % every + 1) * self.config["batch_size"] - means["count"]
         line = {**means, "learning_rate": float(self.program.schedule(step - 1)), "images_per_second": round(rate, 1)}
-        self.writer.write(step, step / self.steps_per_epoch, "train", line)
+        self.writer.write(step, step / self.epoch_steps, "train", line)
         self.progress.say(
             f"{self._where(step)}  loss {means['loss']:.4f}  top-1 {means['top1']:.2%}  "
             f"{rate:.0f} images/s  {self.progress.time_left(step)} left"
@@ -202,8 +212,9 @@ class _Run:
         )
 
     def _evaluation_due(self, step: int, eval_steps: int) -> bool:
-        done = any(line["step"] == step and line["split"] != "train" for line in self.writer.lines)
-        return (step % eval_steps == 0 or step == self.total_steps) and not done
+        if step % eval_steps and step != self.total_steps:
+            return False
+        return not any(line["step"] == step and line["split"] != "train" for line in self.writer.lines)
 
     def _evaluate(self, step: int, state: TrainState, interrupt: Interrupt) -> bool:
         """Evaluates the weights, and their average where there is one; False if interrupted before the end."""
@@ -214,13 +225,13 @@ class _Run:
             if results[split] is None:
                 return False
         for split, means in results.items():
-            self.writer.write(step, step / self.steps_per_epoch, split, means)
+            self.writer.write(step, step / self.epoch_steps, split, means)
             self.progress.say(f"{self._where(step)}  {describe(split, means)}")
         self.window_started = (step, time.monotonic())
         return True
 
     def _where(self, step: int) -> str:
-        return f"epoch {step / self.steps_per_epoch:.2f}/{self.config['num_epochs']} step {step}"
+        return f"epoch {step / self.epoch_steps:.2f}/{self.config['num_epochs']} step {step}"
 
 
 def evaluate(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, Any]:
@@ -230,7 +241,7 @@ def evaluate(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str,
       ValueError, FileNotFoundError: no checkpoint, one of another model, or no data; one line says why.
     """
     use_compilation_cache(config["compilation_cache"])
-    source = load_source(config["dataset"], config["data_dir"])
+    source = load_source(config["dataset"], config["data_dir"] or None)
     _check_classes(config, source)
     program = build(config, data_mesh(), 1)
     variables, meta = checkpoint.load_variables(workdir, "best")
@@ -271,17 +282,11 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _length(config: Mapping[str, Any], source: Source) -> tuple[int, int]:
-    """Steps in an epoch and in all."""
-    _check_classes(config, source)
+def _check(config: Mapping[str, Any], source: Source) -> None:
     for key in ("batch_size", "num_epochs", "log_every_steps", "eval_every_epochs", "keep_checkpoints"):
         if config[key] < 1:
             raise ValueError(f"{key} must be at least 1, not {config[key]}")
-    images = source.num_examples("train")
-    steps_per_epoch = images // config["batch_size"]
-    if not steps_per_epoch:
-        raise ValueError(f"batch_size={config['batch_size']} is more than the {images} training images")
-    return steps_per_epoch, steps_per_epoch * config["num_epochs"]
+    _check_classes(config, source)
 
 
 def _check_classes(config: Mapping[str, Any], source: Source) -> None:

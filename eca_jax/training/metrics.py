@@ -60,6 +60,9 @@ class MetricsWriter:
         self._file = self._tensorboard = None
         if not primary:
             return
+        from eca_jax.data.runtime import tensorflow
+
+        tensorflow()  # before clu imports it, so that it leaves the accelerators to JAX
         from clu.metric_writers import SummaryWriter
 
         path = Path(workdir) / METRICS_FILE
