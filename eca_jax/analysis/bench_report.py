@@ -71,8 +71,8 @@ def plot(bars: Mapping[str, Mapping[str, Any]], path: str) -> None:
         triples = [value if isinstance(value, tuple) else (value,) * 3 for value in panel.values()]
         middle = [m for _, m, _ in triples]
         errors = [[m - low for low, m, _ in triples], [high - m for _, m, high in triples]]
-        axes.barh(list(panel), middle, xerr=errors if any(map(any, errors)) else None, capsize=3)
-        axes.bar_label(axes.containers[-1] if not any(map(any, errors)) else axes.containers[0], fmt="%.4g", padding=4)
+        drawn = axes.barh(list(panel), middle, xerr=errors if any(map(any, errors)) else None, capsize=3)
+        axes.bar_label(drawn, fmt="%.4g", padding=4)
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.set_xlabel(label)

@@ -171,8 +171,8 @@ def compile_for(slice_: Slice, function: Callable, *arguments: Any) -> tuple[Any
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used = re.search(r"Used (\S+) of (\S+) hbm", str(error))
-        need = f"needs {used[1]} of the chip's {used[2]}" if used else str(error).splitlines()[0]
+        sizes = re.findall(r"\d[\d.]*[KMGT]\b", str(error))  # what it needs, what there is
+        need = f"needs {sizes[0]} of the chip's {sizes[1]}" if len(sizes) > 1 else str(error).splitlines()[0]
         raise DoesNotFit(f"the program does not fit {slice_.name}: it {need} memory") from error
     return compiled, estimate(compiled, slice_)
 

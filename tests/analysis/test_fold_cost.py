@@ -1,0 +1,51 @@
+"""The folded gate must be in the training step: its cost, counted in the traced program, is that of a plain network."""
+
+from functools import partial
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import pytest
+
+from eca_jax.layers import ECA, SE
+from eca_jax.models.mobilenet_v2 import MobileNetV2
+from eca_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+
+
+def passes_over_feature_maps(model):
+    """Reductions that read a whole feature map, in the forward and backward pass of a training step."""
+    images = jnp.zeros((4, 32, 32, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def loss(params, batch_stats):
+        key = {"dropout": jax.random.key(0)}
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=key)
+        return logits.sum()
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(variables["params"], variables["batch_stats"])
+    return sum(count_reductions(jaxpr.jaxpr))
+
+
+def count_reductions(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name == "reduce_sum" and equation.invars[0].aval.ndim >= 4
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from count_reductions(inner)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(ResNet, (1, 1, 0, 0), Bottleneck, bn_group_size=2),
+        partial(ResNet, (1, 1, 0, 0), BasicBlock),
+        partial(MobileNetV2, width_mult=0.25, small_images=True),
+    ],
+    ids=["bottleneck", "basic block", "mobilenet_v2"],
+)
+@pytest.mark.parametrize("gate", [partial(ECA, name="eca"), partial(SE, name="se")], ids=["eca", "se"])
+def test_a_folded_gate_adds_no_pass_over_a_feature_map(build, gate):
+    plain = passes_over_feature_maps(build(attention=None))
+    folded = passes_over_feature_maps(build(attention=gate))
+    layer = passes_over_feature_maps(build(attention=gate, fold=False))
+    assert plain == folded < layer
