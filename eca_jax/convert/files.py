@@ -101,6 +101,7 @@ def import_torch(path: str | os.PathLike) -> ModuleType:
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name to write to, renamed to `path` at the end; removed where the writing fails."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -145,5 +146,6 @@ def _harmless() -> list[Any]:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    text = str(error).strip() or type(error).__name__
+    reason = text.splitlines()[0].split(". ")[0].rstrip(".")
     return ValueError(f"{path} is damaged or truncated, or no PyTorch file ({reason})")

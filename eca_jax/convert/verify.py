@@ -87,7 +87,10 @@ def _factory(reference: str) -> Callable[[Mapping[str, int]], Any]:
         raise ValueError(f"--reference is timm, torchvision, ecanet or MODULE:FACTORY, not {reference!r}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    factory = getattr(importlib.import_module(module), name, None)
+    try:
+        factory = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"--reference {reference} cannot be imported: {error}") from None
     if not callable(factory):
         raise ValueError(f"module {module} has no function {name!r}")
     accepted = inspect.signature(factory).parameters.values()
