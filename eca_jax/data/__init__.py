@@ -3,9 +3,10 @@
 from eca_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from eca_jax.data.prefetch import prefetch_to_device
 from eca_jax.data.preprocess import eval_image
-from eca_jax.data.sources import load_source
+from eca_jax.data.sources import Source, load_source
 
 __all__ = [
+    "Source",
     "eval_batches",
     "eval_image",
     "load_source",

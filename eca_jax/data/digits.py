@@ -3,6 +3,7 @@
 Importing this module imports tensorflow_datasets (the builder registers itself with it).
 """
 
+import contextlib
 import io
 import os
 import shutil
@@ -70,7 +71,8 @@ def prepare_digits(data_dir: str | Path | None = None) -> tfds.core.DatasetBuild
         scratch = Path(tempfile.mkdtemp(prefix=".preparing-", dir=final.parent))
         try:
             tfds.disable_progress_bar()
-            Digits(data_dir=str(scratch)).download_and_prepare()
+            with contextlib.redirect_stdout(None):  # TFDS announces a download; there is none
+                Digits(data_dir=str(scratch)).download_and_prepare()
             written = scratch / "digits" / str(Digits.VERSION)
             written.rename(final)
         except OSError:

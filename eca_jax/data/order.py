@@ -35,23 +35,6 @@ def permuted_rows(num_examples: int, batch_size: int, seed: int, epoch: int) -> 
 
 
 @dataclass(frozen=True)
-class StreamPlan:
-    """What one stream reads in one epoch, in reading order, and how it is shuffled.
-
-    Attributes:
-      shard, skip, take: int64 [segments]; read `take` records of file `shard` after the first `skip`.
-      first_index: int64 [segments], index in the split of a segment's first record.
-      order: int64 [records]; within every block of `block` records, the position that each emitted one is read at.
-    """
-
-    shard: np.ndarray
-    skip: np.ndarray
-    take: np.ndarray
-    first_index: np.ndarray
-    order: np.ndarray
-
-
-@dataclass(frozen=True)
 class StreamOrder:
     """The order of examples kept in files that are only fast to read from start to end (TFRecord shards).
 
@@ -92,8 +75,15 @@ class StreamOrder:
         """Records that one stream holds encoded in memory while it emits them; one further block is read ahead."""
         return max(1, self.window // self.streams)
 
-    def plan(self, seed: int, epoch: int, stream: int, start_step: int = 0) -> tuple[StreamPlan, int]:
-        """Returns the plan of one stream from the block that holds `start_step`, and how many to drop of that block."""
+    def plan(self, seed: int, epoch: int, stream: int, start_step: int = 0) -> tuple[np.ndarray, ...]:
+        """What one stream reads in one epoch, from the block that holds `start_step` on.
+
+        Returns int64 arrays, all but the last of one dimension:
+          shard, skip, take: segments in reading order: `take` records of file `shard` after its first `skip`.
+          first_index: for each segment, the index of its first record in the split.
+          order: for each record to emit, the position, within its block as read, of the record.
+          dropped: scalar, how many to leave out of the first block.
+        """
         lengths = np.asarray(self.shard_lengths, np.int64)
         total = int(lengths.sum())
         rng = epoch_rng(seed, epoch)
@@ -109,7 +99,7 @@ class StreamOrder:
         shuffle = epoch_rng(seed, epoch, stream)
         sizes = [min(self.block, records - start) for start in range(0, records, self.block)]
         order = np.concatenate([shuffle.permutation(size) for size in sizes][first_block:])
-        return StreamPlan(shard, skip, take, starts[shard] + skip, order), dropped
+        return shard, skip, take, starts[shard] + skip, order, np.int64(dropped)
 
 
 def _cut_circle(lengths, shards, start, count):

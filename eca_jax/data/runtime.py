@@ -1,4 +1,4 @@
-"""TensorFlow, imported when the first pipeline is built: here it reads and decodes, and never touches an accelerator."""
+"""TensorFlow, imported when the first data set is opened: it reads and decodes, and never touches an accelerator."""
 
 import contextlib
 import functools
@@ -10,12 +10,14 @@ from types import ModuleType
 def tensorflow() -> ModuleType:
     """Returns TensorFlow, imported on the first call, quiet, and blind to accelerators (they belong to JAX)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it rounds differently from one processor to the next
     with _silenced_native_log():
         import tensorflow as tf
-    for kind in ("GPU", "TPU"):
-        # RuntimeError: the caller's own program has started TensorFlow already, and chosen for itself.
-        with contextlib.suppress(RuntimeError):
-            tf.config.set_visible_devices([], kind)
+
+        for kind in ("GPU", "TPU"):
+            # RuntimeError: the caller's own program has started TensorFlow already, and chosen for itself.
+            with contextlib.suppress(RuntimeError):
+                tf.config.set_visible_devices([], kind)
     return tf
 
 

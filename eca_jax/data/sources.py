@@ -73,18 +73,19 @@ class FolderSource:
         count = self.num_examples("train")
         steps = steps_per_epoch(count, batch_size)
 
-        def epochs():
-            epoch, first = divmod(start_step, steps)
-            while True:
-                order = permuted_rows(count, batch_size, seed, epoch)
-                yield epoch, order[first:, first_row : first_row + num_rows].reshape(-1)
-                epoch, first = epoch + 1, 0
+        first_epoch, first_step = divmod(start_step, steps)
 
-        def rows_of(epoch, order):
-            return tf.data.Dataset.from_tensor_slices(order).map(lambda index: {"index": index, "epoch": epoch})
+        def own_rows(epoch):
+            order = permuted_rows(count, batch_size, seed, int(epoch))
+            first = first_step if epoch == first_epoch else 0
+            return order[first:, first_row : first_row + num_rows].reshape(-1)
 
-        signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([None], tf.int64))
-        rows = tf.data.Dataset.from_generator(epochs, output_signature=signature).flat_map(rows_of)
+        def rows_of(epoch):
+            order = tf.numpy_function(own_rows, [epoch], tf.int64)
+            indices = tf.data.Dataset.from_tensor_slices(tf.ensure_shape(order, [None]))
+            return indices.map(lambda index: {"index": index, "epoch": epoch})
+
+        rows = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(rows_of)
         return self._read("train", rows)
 
     def eval_rows(self, split, start, stop):
@@ -141,29 +142,25 @@ class RecordSource:
         first_stream = first_row // order.rows
         num_streams = -(-(first_row + num_rows) // order.rows) - first_stream
 
+        first_epoch, first_step = divmod(start_step, order.steps)
+
+        def plan_of(epoch, stream):
+            return order.plan(seed, int(epoch), int(stream), first_step if epoch == first_epoch else 0)
+
         def stream_rows(stream):
             """All epochs of one stream; the block that is being emitted and the next one are in memory."""
+            epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+            return epochs.flat_map(lambda epoch: epoch_blocks(epoch, stream)).prefetch(1).unbatch()
 
-            def epochs(stream):
-                epoch, first = divmod(start_step, order.steps)
-                while True:
-                    plan, dropped = order.plan(seed, epoch, int(stream), first)
-                    yield epoch, dropped, plan.shard, plan.skip, plan.take, plan.first_index, plan.order
-                    epoch, first = epoch + 1, 0
-
-            scalar, vector = tf.TensorSpec([], tf.int64), tf.TensorSpec([None], tf.int64)
-            plans = tf.data.Dataset.from_generator(
-                epochs, args=(stream,), output_signature=(scalar, scalar, *[vector] * 5)
-            )
-            return plans.flat_map(epoch_blocks).prefetch(1).unbatch()
-
-        def epoch_blocks(epoch, dropped, shard, skip, take, first_index, positions):
-            segments = tf.data.Dataset.from_tensor_slices((shard, skip, take, first_index))
+        def epoch_blocks(epoch, stream):
+            *plan, dropped = tf.numpy_function(plan_of, [epoch, stream], [tf.int64] * 6)
+            *segments, positions = (tf.ensure_shape(column, [None]) for column in plan)
+            segments = tf.data.Dataset.from_tensor_slices(tuple(segments))
             blocks = segments.flat_map(self._reader("train")).batch(order.block)
             orders = tf.data.Dataset.from_tensor_slices(positions).batch(order.block)
 
             def shuffle(number, block, positions):
-                positions = positions[tf.where(number == 0, dropped, 0) :]
+                positions = positions[tf.where(number == 0, tf.ensure_shape(dropped, []), 0) :]
                 rows = tf.nest.map_structure(lambda column: tf.gather(column, positions), block)
                 return rows | {"epoch": tf.fill(tf.shape(positions), epoch)}
 
@@ -237,6 +234,7 @@ def load_source(name: str, data_dir: str | Path | None = None) -> Source:
       ValueError: unknown name, or a folder tree that is not one.
       FileNotFoundError: the data set is not there; the message says how to prepare it.
     """
+    tensorflow()  # before TFDS imports it, and loudly
     if name == "digits":
         from eca_jax.data.digits import prepare_digits
 

@@ -1,0 +1,167 @@
+"""Pixels and random crops against torchvision's real transforms on PIL."""
+
+import io
+
+import numpy as np
+import pytest
+from conftest import jpeg
+from PIL import Image
+from scipy import stats
+
+from eca_jax.convert.torch_peer import import_torchvision
+from eca_jax.data import eval_image, images
+from eca_jax.data.preprocess import resize_and_crop
+from eca_jax.data.runtime import tensorflow
+
+SHAPES = [(375, 500), (500, 375), (333, 457), (101, 77), (60, 300), (256, 256), (811, 603), (17, 141), (225, 301)]
+MODES = ["L", "CMYK", "png RGB", "png RGBA", "png P", "png L", "png LA", "png 1"]
+
+
+def encoded(name):
+    """An image file by name: a shape, or a colour mode with an optional container."""
+    if isinstance(name, tuple):
+        return jpeg(sum(name), *name)
+    container, mode = name.split() if " " in name else ("jpeg", name)
+    if container == "jpeg":
+        return jpeg(1, 150, 203, mode)
+    image = Image.open(io.BytesIO(jpeg(1, 150, 203))).convert("L" if mode == "LA" else "RGB").convert(mode)
+    content = io.BytesIO()
+    image.save(content, container)
+    return content.getvalue()
+
+
+def torchvision_eval(content, image_size, resize_size, interpolation):
+    transforms = import_torchvision().transforms
+    transform = transforms.Compose(
+        [
+            transforms.Resize(resize_size, interpolation=transforms.InterpolationMode(interpolation)),
+            transforms.CenterCrop(image_size),
+        ]
+    )
+    return np.asarray(transform(Image.open(io.BytesIO(content)).convert("RGB")))
+
+
+def evaluation_function(image_size, resize_size, interpolation):
+    tf = tensorflow()
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def function(content):
+        return images.evaluation_image(
+            content, image_size=image_size, resize_size=resize_size, interpolation=interpolation
+        )
+
+    return function
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("sizes", [(224, 256), (225, 236), (225, 200)], ids=str)
+def test_evaluation_pixels_equal_torchvisions(interpolation, sizes):
+    function = evaluation_function(*sizes, interpolation)
+    for name in SHAPES + MODES:
+        content = encoded(name)
+        expected = torchvision_eval(content, *sizes, interpolation)
+        np.testing.assert_array_equal(function(content).numpy(), expected, err_msg=str(name))
+        own = resize_and_crop(Image.open(io.BytesIO(content)).convert("RGB"), *sizes, interpolation)
+        np.testing.assert_array_equal(own, expected, err_msg=str(name))
+
+
+def test_inference_loads_files_as_torchvision_does(tmp_path):
+    path = tmp_path / "image.JPEG"
+    for name in ((375, 500), "CMYK", "png P"):
+        path.write_bytes(encoded(name))
+        np.testing.assert_array_equal(
+            eval_image(path, 192, 224, "bicubic"), torchvision_eval(encoded(name), 192, 224, "bicubic")
+        )
+
+
+def test_inference_names_missing_and_corrupt_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such image: .*absent\.jpg"):
+        eval_image(tmp_path / "absent.jpg")
+    for content in (jpeg(0)[:500], b"", b"not an image"):
+        (tmp_path / "bad.jpg").write_bytes(content)
+        with pytest.raises(ValueError, match=r"cannot decode image .*bad\.jpg: ") as error:
+            eval_image(tmp_path / "bad.jpg")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"subsampling": 1, "progressive": True}])
+def test_decoding_a_window_equals_decoding_all_of_it(options):
+    tf = tensorflow()
+    content = jpeg(4, 133, 217, **options)
+    whole = np.asarray(Image.open(io.BytesIO(content)))
+    np.testing.assert_array_equal(images.decode(content).numpy(), whole)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        height, width = rng.integers(1, 134), rng.integers(1, 218)
+        top, left = rng.integers(0, 134 - height), rng.integers(0, 218 - width)
+        window = tf.constant([top, left, height, width], tf.int32)
+        part = images.decode_window(content, tf.image.extract_jpeg_shape(content), window)
+        np.testing.assert_array_equal(part.numpy(), whole[top : top + height, left : left + width])
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("truncated", [False, True], ids=["whole file", "no end marker"])
+def test_training_images_are_crops_resized_as_pil_does(interpolation, truncated):
+    """At most one level off, rarely; mirrored when the last draw says so; whichever way the file is decoded."""
+    tf = tensorflow()
+    content = jpeg(5, 240, 320)
+    if truncated:  # as some real files end: complete, followed by padding
+        content += b"\0\0"
+    settings = dict(image_size=112, crop_scale=(0.08, 1.0), crop_ratio=(3 / 4, 4 / 3), interpolation=interpolation)
+    for seed in range(6):
+        draws = np.random.default_rng(seed).random(images.DRAWS, np.float32)
+        top, left, height, width = images.random_crop_window(draws, 240, 320, (0.08, 1.0), (3 / 4, 4 / 3)).numpy()
+        crop = Image.open(io.BytesIO(content)).crop((left, top, left + width, top + height))
+        expected = np.asarray(crop.resize((112, 112), Image.Resampling[interpolation.upper()])).astype(int)
+        plain = images.training_image(tf.constant(content), draws, flip=False, **settings).numpy()
+        difference = np.abs(plain - expected)
+        assert difference.max() <= 1
+        assert difference.mean() < 0.01
+        flipped = images.training_image(tf.constant(content), draws, flip=True, **settings).numpy()
+        np.testing.assert_array_equal(flipped, plain[:, ::-1] if draws[-1] < 0.5 else plain)
+
+
+def windows(count, height, width, scale, ratio):
+    """`count` random crops in one compiled call: int32 [count, 4]."""
+    tf = tensorflow()
+
+    @tf.function
+    def draw_all():
+        draws = tf.random.stateless_uniform([count, images.DRAWS], seed=[1, 2], alg="philox")
+        one = lambda d: images.random_crop_window(d, height, width, scale, ratio)  # noqa: E731
+        return tf.vectorized_map(one, draws)
+
+    return draw_all().numpy()
+
+
+@pytest.mark.parametrize("height, width", [(375, 500), (500, 333)])
+def test_random_crops_follow_torchvisions_distribution(height, width):
+    import torch
+
+    count, scale, ratio = 20_000, (0.08, 1.0), (3 / 4, 4 / 3)
+    ours = windows(count, height, width, scale, ratio)
+    torch.manual_seed(0)
+    get_params = import_torchvision().transforms.RandomResizedCrop.get_params
+    blank = torch.empty(3, height, width)
+    peer = np.array([get_params(blank, scale, ratio) for _ in range(count)])
+    for name, statistic in {
+        "area": lambda w: w[:, 2] * w[:, 3],
+        "aspect ratio": lambda w: w[:, 3] / w[:, 2],
+        "top": lambda w: w[:, 0] / (height - w[:, 2] + 1),
+        "left": lambda w: w[:, 1] / (width - w[:, 3] + 1),
+    }.items():
+        assert stats.ks_2samp(statistic(ours), statistic(peer)).pvalue > 0.01, name
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, 0] + ours[:, 2] <= height).all() and (ours[:, 1] + ours[:, 3] <= width).all()
+
+
+@pytest.mark.parametrize("height, width", [(20, 400), (400, 21), (33, 37)])
+def test_crops_fall_back_to_torchvisions_central_window(height, width):
+    """A crop larger than the image never fits, so that both take the fallback."""
+    import torch
+
+    scale, ratio = (1.5, 1.5), (3 / 4, 4 / 3)
+    expected = import_torchvision().transforms.RandomResizedCrop.get_params(
+        torch.empty(3, height, width), list(scale), list(ratio)
+    )
+    assert tuple(windows(1, height, width, scale, ratio)[0]) == tuple(expected)
