@@ -8,6 +8,7 @@ import contextlib
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -123,7 +124,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _read_pickle(path: Path) -> Any:
     torch = import_torch(path)
     try:
-        with torch.serialization.safe_globals(_harmless()):
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL:? (\S+)", str(error), re.IGNORECASE)
@@ -146,6 +147,8 @@ def _harmless() -> list[Any]:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    text = str(error).strip() or type(error).__name__
-    reason = text.splitlines()[0].split(". ")[0].rstrip(".")
+    paragraphs = [text.strip() for text in str(error).split("\n\n") if text.strip()] or [type(error).__name__]
+    # torch explains weights_only at length before it comes to the point.
+    reason = paragraphs[paragraphs[0].startswith("Weights only") and len(paragraphs) > 1].splitlines()[0]
+    reason = reason.split(". ")[0].rstrip(".")
     return ValueError(f"{path} is damaged or truncated, or no PyTorch file ({reason})")

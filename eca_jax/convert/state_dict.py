@@ -15,6 +15,8 @@ from eca_jax.models.registry import create_model, entry, list_models
 WRAPPERS = ("module.", "_orig_mod.")
 
 
+# So many differences still look like the right model's. With more, the others are tried, which takes seconds.
+FEW = 10
 # The last module of the classifier's path in Flax: `fc`, `head/fc`, `classifier`.
 CLASSIFIERS = ("fc", "classifier")
 
@@ -139,7 +141,7 @@ def resolve(state_dict: Mapping[str, Any], name: str, scheme: str | None = None,
     optional = {pair.key for pair in resolved.pairs if pair.path[0] == COUNTS}
     message = _differences(shapes, expected, optional)
     if message:
-        hint = _guess(shapes, expected, resolved, overrides)
+        hint = _guess(*({k: v for k, v in side.items() if k not in optional} for side in (shapes, expected)), resolved)
         raise MismatchError(f"the tensors are not those of {name} by {resolved.scheme}'s names: {message}{hint}")
     return resolved
 
@@ -244,9 +246,7 @@ def _first(keys: Sequence[str], shown: int = 3) -> str:
     return ", ".join(keys[:shown]) + (", ..." if len(keys) > shown else "")
 
 
-def _guess(
-    found: Mapping[str, Shape], expected: Mapping[str, Shape], resolved: Resolved, overrides: Mapping[str, Any]
-) -> str:
+def _guess(found: Mapping[str, Shape], expected: Mapping[str, Shape], resolved: Resolved) -> str:
     """A likely cause of the differences, as the end of the message; empty if there is none."""
     if not found:
         return ": there are no tensors at all"
@@ -255,13 +255,17 @@ def _guess(
         inner = {key.removeprefix(prefix) for key in found}
         if len(inner & set(expected)) > len(expected) // 2:
             return f": every key begins with {prefix!r}; take that away"
-    heads = {pair.key for pair in resolved.pairs if pair.path[-2] in CLASSIFIERS and pair.path[-1] == "kernel"}
+    strange = set(found) ^ set(expected)
     wrong = {key for key in expected if key in found and found[key] != expected[key]}
-    if overrides.get("num_classes") and set(found) == set(expected) and any(key in wrong for key in heads):
-        key = next(key for key in heads if key in wrong)
-        return f": they have {found[key][0]} classes, and num_classes={overrides['num_classes']} was asked for"
-    others = [name for name in _relatives(resolved.name) if _fits(found, name)]
-    return f": they are those of {' or '.join(others[:3])}" if others else ""
+    classifier = [pair for pair in resolved.pairs if pair.path[-2] in CLASSIFIERS and pair.key in wrong]
+    if len(classifier) == len(wrong) == 2 and not strange:  # kernel and bias: a single one is damage
+        there, asked = found[classifier[0].key][0], expected[classifier[0].key][0]
+        return f": they have {there} classes, and num_classes={asked} was asked for"
+    if len(wrong) + len(strange) <= FEW:
+        return ""
+    relatives = _relatives(resolved.name) if set(found) & set(expected) else ()
+    other = next((name for name in relatives if _fits(found, name)), None)
+    return f": they are those of {other}" if other else ": they look like another model's, or another --format"
 
 
 def _relatives(name: str) -> list[str]:
