@@ -1,0 +1,137 @@
+"""A run that is killed or stopped and started again is the same run, bit for bit."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from eca_jax.training.checkpoint import best_step, checkpoint_steps, load_variables
+from eca_jax.training.loop import train
+from eca_jax.training.metrics import read_metrics
+
+pytestmark = pytest.mark.slow
+STEPS = 24  # of the tiny recipe: 4 epochs of 6
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    """The workdir of an uninterrupted run, and what it printed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    finished = run(workdir)
+    assert finished.returncode == 0, finished.stderr
+    return workdir, finished.stdout
+
+
+def recorded(workdir):
+    """metrics.jsonl without the one thing that is a measurement of the machine."""
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in read_metrics(workdir)]
+
+
+def assert_same_run(workdir, whole):
+    assert recorded(workdir) == recorded(whole)
+    assert best_step(workdir) == best_step(whole)
+    for ema in (False, True):
+        ours, theirs = (load_variables(w, STEPS, ema=ema)[0] for w in (workdir, whole))
+        assert flat_bytes(ours) == flat_bytes(theirs)
+
+
+def flat_bytes(tree, prefix=""):
+    if isinstance(tree, dict):
+        return {k: v for name, sub in tree.items() for k, v in flat_bytes(sub, f"{prefix}/{name}").items()}
+    return {prefix: np.asarray(tree).tobytes()}
+
+
+def interrupt(line, workdir, number, lines):
+    """Starts a command and sends it a signal once metrics.jsonl has that many lines; returns exit status and output."""
+    process = subprocess.Popen(**line, stdout=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 300
+        while len(read_metrics(workdir)) < lines and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return process.returncode, output
+
+
+def test_killed_at_a_random_step(command, run, tmp_path):
+    every_step = "--config.log_every_steps=1"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(whole, every_step).returncode == 0
+    lines = random.SystemRandom().randint(1, 28)
+    print(f"killed after {lines} lines of metrics")  # shown where the test fails
+    status, _ = interrupt(command(killed, every_step), killed, signal.SIGKILL, lines)
+    assert status == -signal.SIGKILL
+    resumed = run(killed, every_step)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(killed, whole)
+
+
+def test_stopped_by_sigterm_it_loses_no_step(command, run, whole, tmp_path):
+    """The steps in flight when the signal comes end within a window of metrics, whose sums have to survive."""
+    lines = random.SystemRandom().randint(1, 12)
+    print(f"stopped after {lines} lines of metrics")
+    status, output = interrupt(command(tmp_path), tmp_path, signal.SIGTERM, lines)
+    assert status == 0
+    assert "interrupted" in output
+    done = checkpoint_steps(tmp_path)[-1]
+    assert done >= max(line["step"] for line in read_metrics(tmp_path))
+    resumed = run(tmp_path)
+    assert f"resumed from step {done} " in resumed.stdout, resumed.stderr
+    assert_same_run(tmp_path, whole[0])
+
+
+def test_the_record_of_a_run(whole):
+    workdir, output = whole
+    lines = read_metrics(workdir)
+    assert [(line["step"], line["split"]) for line in lines[:4]] == [
+        (4, "train"), (6, "train"), (6, "validation"), (6, "validation_ema"),
+    ]  # fmt: skip
+    assert {"step", "epoch", "split", "loss", "top1", "top5", "count", "images_per_second"} <= set(lines[0])
+    assert [line["count"] for line in lines[:4]] == [32, 16, 15, 15]
+    assert lines[-1]["epoch"] == 4
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((workdir / "tensorboard").glob("events*"))
+    for words in ("checkpoints", "curves.png", "tensorboard --logdir", "python -m eca_jax evaluate"):
+        assert words in output
+
+
+def test_the_last_and_the_best_checkpoints_stay(whole):
+    workdir, _ = whole
+    steps = checkpoint_steps(workdir)
+    assert steps[-2:] == [20, 24]
+    assert set(steps) == {20, 24, best_step(workdir)}
+    lines = [line for line in read_metrics(workdir) if line["split"] == "validation_ema"]
+    assert best_step(workdir) == max(lines, key=lambda line: (line["top1"], -line["step"]))["step"]
+
+
+def test_a_finished_run_has_nothing_left_to_do(config, whole, capsys):
+    workdir, output = whole
+    before = recorded(workdir)
+    train(config, workdir)
+    assert recorded(workdir) == before
+    best = "best: validation"
+    assert capsys.readouterr().out.partition(best)[2].partition("\n")[0] == output.partition(best)[2].partition("\n")[0]
+
+
+def test_eval_only_reproduces_the_best_evaluation(run, whole):
+    workdir, _ = whole
+    evaluated = run(workdir, "--eval_only", "--config.batch_size=4")
+    step = best_step(workdir)
+    line = next(x for x in read_metrics(workdir) if x["step"] == step and x["split"] == "validation_ema")
+    assert f"step {step}: validation top-1 {line['top1']:.2%}" in evaluated.stdout, evaluated.stderr
+    assert f"loss {line['loss']:.4f} on 15 images" in evaluated.stdout
+
+
+def test_config_json_says_what_rebuilds_the_model(whole):
+    workdir, _ = whole
+    meta = json.loads((workdir / "config.json").read_text())
+    assert meta["model"] == "eca_resnet18"
+    assert meta["num_classes"] == 3
+    assert meta["overrides"] == {"small_images": True, "stage_sizes": [1, 1, 0, 0]}
+    assert meta["preprocessing"]["image_size"] == 16
