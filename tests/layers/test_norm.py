@@ -46,7 +46,9 @@ def test_statistics_are_float32_under_bfloat16():
     np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * 1.00390625, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("shape", "group_size", "message"), [((6, 2, 2, 1), 4, "split"), ((2, 1, 1, 3), 1, "one value")])
+@pytest.mark.parametrize(
+    ("shape", "group_size", "message"), [((6, 2, 2, 1), 4, "split"), ((2, 1, 1, 3), 1, "one value")]
+)
 def test_impossible_groups_are_errors(shape, group_size, message):
     layer = BatchNorm(group_size=group_size)
     with pytest.raises(ValueError, match=message):
