@@ -177,6 +177,7 @@ register_timm("ecaresnet200d", partial(_d, stages=regular(3, 24, 36, 3)), image_
 register_timm("ecaresnet269d", partial(_d, stages=regular(3, 30, 48, 8)), image_size=320, crop_pct=0.95)
 register_timm("ecaresnetlight", partial(_eca, stages=regular(1, 1, 11, 3)))
 register_timm("ecaresnext26t_32x4d", partial(_next, stages=regular(2, 2, 2, 2, groups=32, base_width=4)))
+# As timm has it now; its older releases gave this name the depths of the one above, and published no weights.
 register_timm("ecaresnext50t_32x4d", partial(_next, stages=regular(3, 4, 6, 3, groups=32, base_width=4)))
 register_timm("resnet50d", partial(_d, stages=regular(3, 4, 6, 3), attention=None))
 _se = partial(SE, divisor=8, use_bias=True, kernel_init=kaiming_fan_out, name="se")
