@@ -64,7 +64,7 @@ def train_batches(
       where the image could not be decoded (its pixels and label are 0, its row stays in place, and its name is logged).
 
     Raises:
-      ValueError: arguments that do not fit together.
+      ValueError: arguments that do not fit together; while iterating, a file that cannot be read any more.
     """
     tf = tensorflow()
     num_rows = _local_rows(batch_size, process_index, process_count)
@@ -94,7 +94,7 @@ def train_batches(
 
     rows = source.train_rows(batch_size, seed, start_step, process_index * num_rows, num_rows, shuffle_window)
     batches = _decoded_batches(rows, example, num_rows, image_size, num_workers)
-    return _named_warnings(source, batches)
+    return _named_warnings(source, _one_line_errors(source, batches))
 
 
 def eval_batches(
@@ -123,7 +123,7 @@ def eval_batches(
       dicts as `train_batches` yields; "mask" is 0 for padding alone.
 
     Raises:
-      ValueError: an image that cannot be decoded, named in the message.
+      ValueError: while iterating, an image that cannot be read or decoded, named in the message.
     """
     num_rows = _local_rows(batch_size, process_index, process_count)
     check_interpolation(interpolation)
@@ -140,7 +140,7 @@ def eval_batches(
 
     rows = source.eval_rows(split, start, stop)
     batches = _decoded_batches(rows, example, num_rows, image_size, num_workers)
-    return _padded(source, split, batches, num_rows, image_size, -(-largest_part // num_rows))
+    return _padded(source, split, _one_line_errors(source, batches), num_rows, image_size, -(-largest_part // num_rows))
 
 
 def _decoded_batches(rows, example, num_rows, image_size, num_workers):
@@ -152,7 +152,7 @@ def _decoded_batches(rows, example, num_rows, image_size, num_workers):
     in work at a time.
     """
     tf = tensorflow()
-    workers = num_workers or len(os.sched_getaffinity(0))
+    workers = num_workers or _usable_cpus()
 
     def decode_batch(encoded):
         size = tf.shape(encoded["index"], out_type=tf.int64)[0]
@@ -203,6 +203,14 @@ def _decoded_batches(rows, example, num_rows, image_size, num_workers):
     return batches.with_options(options).as_numpy_iterator()
 
 
+def _one_line_errors(source, batches):
+    """Passes batches on. Decoding errors never get here: what does is storage that cannot be read any more."""
+    try:
+        yield from batches
+    except tensorflow().errors.OpError as error:
+        raise ValueError(f"cannot read {source.name}: {error.message.splitlines()[0]}") from None
+
+
 def _named_warnings(source, batches):
     """Passes training batches on; logs the name of each undecodable example when it is first met."""
     seen = set()
@@ -234,6 +242,10 @@ def _padded(source, split, batches, num_rows, image_size, num_batches):
         if missing:
             batch = {key: np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1)) for key, value in batch.items()}
         yield batch
+
+
+def _usable_cpus():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _local_rows(batch_size, process_index, process_count):

@@ -117,6 +117,10 @@ class RecordSource:
         self.class_names = builder.info.features["label"].names
         self.num_classes = builder.info.features["label"].num_classes
         self._builder = builder
+        if builder.info.file_format.value != "tfrecord":
+            raise ValueError(
+                f"{builder.data_path} is stored as {builder.info.file_format.value}; only tfrecord is read"
+            )
         self._splits = {split: builder.info.splits[split] for split in SPLITS if split in builder.info.splits}
         missing = [split for split in SPLITS if split not in self._splits]
         if missing:

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import TRAIN_PER_CLASS, VALIDATION_EXAMPLES, WNIDS, example_jpeg
+from data_fixtures import TRAIN_PER_CLASS, VALIDATION_EXAMPLES, WNIDS, example_jpeg
 
 from eca_jax.data import eval_batches, load_source, steps_per_epoch, train_batches
 from eca_jax.data.preprocess import eval_image
@@ -180,6 +180,18 @@ def test_a_corrupt_evaluation_image_is_an_error_that_names_it(damaged):
     with pytest.raises(ValueError, match="cannot decode train image") as error:
         list(eval_batches(source, "train", batch_size=10, image_size=28, resize_size=32))
     assert str(bad[0]) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_has_gone_ends_the_run_with_its_name(damaged):
+    """Storage that fails is not a corrupt image: masking it could blank a whole epoch."""
+    directory, _ = damaged
+    source = load_source("folder", directory)
+    gone = sorted((directory / "train").glob("*/*"))[20]
+    gone.unlink()
+    with pytest.raises(ValueError, match="cannot read folder: ") as error:
+        take(train_batches(source, **SETTINGS | {"batch_size": TRAIN_EXAMPLES}), 1)
+    assert str(gone) in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import TRAIN_PER_CLASS, VALIDATION_EXAMPLES, WNIDS, jpeg
+from data_fixtures import TRAIN_PER_CLASS, VALIDATION_EXAMPLES, WNIDS, jpeg
 
 from eca_jax.data import eval_batches, load_source
 
