@@ -1,0 +1,265 @@
+"""Convolutions in the forms that XLA's CPU backend runs fast. Float32 throughout; `lowering.conv2d` chooses.
+
+XLA's CPU backend hands dot products to a good library, but not every convolution: 1x1 convolutions and depthwise ones
+come out several times slower than the machine allows, in the backward pass above all. Each form here equals
+`lax.conv_general_dilated` to float32 rounding. The measurements behind the choices: `python -m
+eca_jax.analysis.bench_conv`.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def conv2d(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: tuple[int, int],
+    padding: Padding,
+    dilation: tuple[int, int],
+    groups: int,
+) -> jax.Array:
+    """The fastest form for these shapes: x [N,H,W,C], kernel [kh,kw,C/groups,F], both float32 -> [N,H',W',F]."""
+    *taps, channels, features = kernel.shape
+    unpadded = padding == ((0, 0), (0, 0))
+    if taps == [1, 1] and groups == 1 and unpadded:
+        return pointwise(x[:, :: stride[0], :: stride[1]], kernel[0, 0])
+    if channels == 1 and groups == features and dilation == (1, 1):
+        return depthwise(x, kernel[:, :, 0], stride, padding)
+    if taps == [3, 3] and stride == dilation == (1, 1) and groups == 1 and _winograd_pays(x, features, padding):
+        return winograd(x, kernel, padding)
+    return direct(x, kernel, stride, padding, dilation, groups)
+
+
+def direct(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: tuple[int, int],
+    padding: Padding,
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> jax.Array:
+    """XLA's own convolution."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _matmul(x: jax.Array, w: jax.Array) -> jax.Array:
+    """[..., K] @ [K, F]."""
+    return lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def _channel_products(x: jax.Array, g: jax.Array) -> jax.Array:
+    """Sum over pixels of x[..., c] * g[..., f]: [C, F].
+
+    A small result is made of eight partial ones: its long axis is the sum, which the library does not divide among the
+    cores.
+    """
+    pixels = x.size // x.shape[-1]
+    parts = 8 if pixels % 8 == 0 and x.shape[-1] * g.shape[-1] <= 2**17 else 1
+    x, g = (v.reshape(parts, pixels // parts, v.shape[-1]) for v in (x, g))
+    return sum(lax.dot_general(x, g, (((1,), (1,)), ((0,), (0,)))))
+
+
+@jax.custom_vjp
+def pointwise(x: jax.Array, w: jax.Array) -> jax.Array:
+    """1x1 convolution of stride 1: x [N,H,W,C], w [C,F] -> [N,H,W,F]."""
+    return _matmul(x, w)
+
+
+def _pointwise_fwd(x, w):
+    return pointwise(x, w), (x, w)
+
+
+def _pointwise_bwd(residuals, g):
+    x, w = residuals
+    return lax.dot_general(g, w, (((3,), (1,)), ((), ()))), _channel_products(x, g)
+
+
+pointwise.defvjp(_pointwise_fwd, _pointwise_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise(x: jax.Array, w: jax.Array, stride: tuple[int, int], padding: Padding) -> jax.Array:
+    """Depthwise convolution as shifted multiply-adds: x [N,H,W,C], w [kh,kw,C] -> [N,H',W',C]."""
+    shifted = _shifts(x, w.shape[:2], stride, padding)
+    return sum(v * tap for v, tap in zip(shifted, w.reshape(-1, w.shape[-1]), strict=True))
+
+
+def _shifts(
+    x: jax.Array, taps: tuple[int, int], stride: tuple[int, int], padding: Padding, fill: float = 0.0
+) -> list[jax.Array]:
+    """For every kernel tap, row by row, the pixels of x that it meets: arrays [N,H',W',C]."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill)
+    height, width = (n - k + 1 for n, k in zip(x.shape[1:3], taps, strict=True))
+    return [x[:, i : i + height : stride[0], j : j + width : stride[1]] for i in range(taps[0]) for j in range(taps[1])]
+
+
+def _depthwise_fwd(x, w, stride, padding):
+    return depthwise(x, w, stride, padding), (x, w)
+
+
+def _depthwise_bwd(stride, padding, residuals, g):
+    x, w = residuals
+    (dx,) = jax.linear_transpose(lambda x: depthwise.fun(x, w, stride, padding), x)(g)
+
+    # A reduction over (N,H,W) runs in scalar code on one core; sums of arrays run in vectors on all. So add up a few
+    # examples at a time into [H',W',C] accumulators, one a tap, and reduce those.
+    count = math.gcd(len(x), 4)
+
+    def accumulate(sums, examples):
+        x, g = examples
+        shifted = _shifts(x, w.shape[:2], stride, padding)
+        return [s + sum(v[n] * g[n] for n in range(count)) for s, v in zip(sums, shifted, strict=True)], None
+
+    zeros = [jnp.zeros(g.shape[1:], g.dtype)] * (w.shape[0] * w.shape[1])
+    sums, _ = lax.scan(accumulate, zeros, (_split(x, len(x) // count), _split(g, len(g) // count)))
+    return dx, jnp.stack([jnp.sum(s, axis=(0, 1)) for s in sums]).reshape(w.shape)
+
+
+depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
+
+
+# Winograd's F(2x2, 3x3) (Lavin and Gray, CVPR 2016): 16 multiplications for 4 outputs of a 3x3 convolution instead of
+# 36. Its matrices hold only 0, ±1 and ±1/2, so that its rounding errors are those of the direct form.
+_INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
+_KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
+_OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))
+_CHUNK_BYTES = 4 << 20
+
+Grid = list[list[jax.Array]]
+
+
+def _winograd_pays(x: jax.Array, features: int, padding: Padding) -> bool:
+    """Few pixels do not repay transforming the kernel, few channels the tiles, little work the longer compilation."""
+    pixels, channels = x.size // x.shape[-1], x.shape[-1]
+    enough = pixels >= 128 and min(channels, features) >= 64 and 18 * pixels * channels * features >= 2e8
+    return enough and max(*padding[0], *padding[1]) <= 2
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def winograd(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """3x3 convolution of stride 1: x [N,H,W,C], kernel [3,3,C,F] -> [N,H',W',F].
+
+    The batch goes through in parts whose transformed tiles, four times the size of the input, stay in the cache.
+    """
+    parts = next(k for k in range(1, len(x) + 1) if len(x) % k == 0 and (x.nbytes <= k * _CHUNK_BYTES or k == len(x)))
+    if parts == 1:
+        return _winograd(x, kernel, padding)
+    y = lax.map(lambda part: _winograd(part, kernel, padding), _split(x, parts))
+    return y.reshape(len(x), *y.shape[2:])
+
+
+def _winograd(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    height, width = (n + sum(p) - 2 for n, p in zip(x.shape[1:3], padding, strict=True))
+    (top, bottom), (left, right) = padding
+    whole_tiles = (top, bottom + height % 2), (left, right + width % 2)
+    tiles = _transform(_INPUT, _patches(x, whole_tiles))
+    kernels = _transform(_KERNEL, [list(row) for row in kernel])
+    products = [[_matmul(t, k) for t, k in zip(*rows, strict=True)] for rows in zip(tiles, kernels, strict=True)]
+    y = jnp.stack([jnp.stack(row, axis=3) for row in _transform(_OUTPUT, products)], axis=2)
+    n, tile_rows, _, tile_columns, _, features = y.shape
+    return y.reshape(n, 2 * tile_rows, 2 * tile_columns, features)[:, :height, :width]
+
+
+def _patches(x: jax.Array, padding: Padding) -> Grid:
+    """The pixels of the 4x4 patches at stride 2: [4][4] arrays [N,H'/2,W'/2,C]."""
+    shifted = _shifts(x, (4, 4), (2, 2), padding)
+    return [shifted[i : i + 4] for i in range(0, 16, 4)]
+
+
+def _transform(matrix: Sequence[Sequence[float]], grid: Grid) -> Grid:
+    """matrix @ grid @ matrix.T for a grid of arrays, without the multiplications by 0 and 1."""
+
+    def combine(coefficients, arrays):
+        terms = [a if c == 1 else -a if c == -1 else c * a for c, a in zip(coefficients, arrays, strict=True) if c]
+        return sum(terms[1:], terms[0])
+
+    rows = [[combine(coefficients, column) for column in zip(*grid, strict=True)] for coefficients in matrix]
+    return [[combine(coefficients, row) for coefficients in matrix] for row in rows]
+
+
+def _split(x: jax.Array, parts: int) -> jax.Array:
+    """[N, ...] -> [parts, N / parts, ...]"""
+    return x.reshape(parts, len(x) // parts, *x.shape[1:])
+
+
+def _winograd_fwd(x, kernel, padding):
+    return winograd(x, kernel, padding), (x, kernel)
+
+
+def _winograd_bwd(padding, residuals, g):
+    x, kernel = residuals
+    # The transposed convolution is the convolution with the kernel turned round and the padding 2 - p.
+    turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    dx = winograd(g, turned, tuple((2 - low, 2 - high) for low, high in padding))
+    (dkernel,) = jax.linear_transpose(lambda kernel: direct(x, kernel, (1, 1), padding), kernel)(g)
+    return dx, dkernel
+
+
+winograd.defvjp(_winograd_fwd, _winograd_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(x: jax.Array, window: tuple[int, int], stride: tuple[int, int], padding: Padding) -> jax.Array:
+    """Largest value of each window of x [N,H,W,C], the padding being -inf."""
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *stride, 1), ((0, 0), *padding, (0, 0)))
+
+
+def _max_pool_fwd(x, window, stride, padding):
+    y = max_pool(x, window, stride, padding)
+    return y, (x, y)
+
+
+def _max_pool_bwd(window, stride, padding, residuals, g):
+    """The gradient goes to the first largest value of each window, as in PyTorch and XLA.
+
+    XLA expands its own form, select_and_scatter, into passes over arrays of indices.
+    """
+    x, y = residuals
+    open_windows = jnp.ones(y.shape, bool)
+    gradients = []
+    for v in _shifts(x, window, stride, padding, fill=-jnp.inf):
+        largest = open_windows & (v == y)
+        open_windows &= ~largest
+        gradients.append(jnp.where(largest, g, 0))
+    return jax.linear_transpose(lambda x: _shifts(x, window, stride, padding), x)(gradients)
+
+
+max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+
+
+@jax.custom_vjp
+def add_relu(x: jax.Array, y: jax.Array) -> jax.Array:
+    """relu(x + y), ending in a sum of two arrays.
+
+    XLA's fusion repeats an operation with one large operand in everything that uses its result, but not one with two.
+    With the plain form each block of a residual network would compute all blocks before it in the same stage again.
+    """
+    return jnp.maximum(x, -y) + y
+
+
+def _add_relu_fwd(x, y):
+    z = add_relu(x, y)
+    return z, z
+
+
+def _add_relu_bwd(z, g):
+    g = jnp.where(z > 0, g, 0)
+    return g, g
+
+
+add_relu.defvjp(_add_relu_fwd, _add_relu_bwd)
