@@ -11,7 +11,8 @@ from data_fixtures import TRAIN_PER_CLASS, VALIDATION_EXAMPLES, WNIDS, add_to_ta
 def imagenet_dir(tmp_path_factory):
     """TFDS directory of a tiny imagenet2012, prepared by TFDS's own builder from ILSVRC2012_img_{train,val}.tar.
 
-    4 classes (of 1,000) with TRAIN_PER_CLASS images each, and VALIDATION_EXAMPLES images.
+    4 classes (of 1,000) with TRAIN_PER_CLASS images each, and VALIDATION_EXAMPLES images, in 4 shards as the full set
+    has 1,024.
     """
     from eca_jax.data.runtime import tensorflow
 
@@ -33,7 +34,7 @@ def imagenet_dir(tmp_path_factory):
             add_to_tar(validation, f"ILSVRC2012_val_{number + 1:08d}.JPEG", example_jpeg(1000 + number))
     builder = tfds.builder("imagenet2012", data_dir=str(root / "tfds"), try_gcs=False)
     tfds.disable_progress_bar()
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(manual)))
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(manual), num_shards=4))
     return root / "tfds"
 
 

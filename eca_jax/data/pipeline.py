@@ -205,9 +205,10 @@ def _decoded_batches(rows, example, num_rows, image_size, num_workers):
 
 def _one_line_errors(source, batches):
     """Passes batches on. Decoding errors never get here: what does is storage that cannot be read any more."""
+    read_error = tensorflow().errors.OpError  # looked up now: at the interpreter's exit the module may be gone
     try:
         yield from batches
-    except tensorflow().errors.OpError as error:
+    except read_error as error:
         raise ValueError(f"cannot read {source.name}: {error.message.splitlines()[0]}") from None
 
 

@@ -145,7 +145,6 @@ class RecordSource:
         order = StreamOrder(tuple(self._splits["train"].shard_lengths), batch_size, window)
         first_stream = first_row // order.rows
         num_streams = -(-(first_row + num_rows) // order.rows) - first_stream
-
         first_epoch, first_step = divmod(start_step, order.steps)
 
         def plan_of(epoch, stream):
@@ -178,9 +177,9 @@ class RecordSource:
             num_parallel_calls=num_streams,
             deterministic=True,
         )
-        surplus = first_row - first_stream * order.rows
-        if num_streams * order.rows != num_rows:  # fewer streams than processes: the process needs part of one
+        if num_streams * order.rows != num_rows:  # the process's rows begin or end within a stream's
             steps = rows.batch(num_streams * order.rows)
+            surplus = first_row - first_stream * order.rows
             part = slice(surplus, surplus + num_rows)
             rows = steps.map(lambda step: tf.nest.map_structure(lambda column: column[part], step)).unbatch()
         return rows
