@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.extend import core
 
 from eca_jax.layers import attention, conv, lowering, norm
 from eca_jax.models import create_model, mobilenet_v2, preprocessing, resnet
@@ -76,7 +76,7 @@ def count(name: str, *, image_size: int | None = None, **overrides: Any) -> Coun
     )
 
 
-def multiply_adds(jaxpr: jax.extend.core.Jaxpr) -> int:
+def multiply_adds(jaxpr: core.Jaxpr) -> int:
     """Multiply-adds of every convolution and matrix product in a jaxpr, nested ones included."""
     total = 0
     for equation in jaxpr.eqns:
@@ -88,8 +88,11 @@ def multiply_adds(jaxpr: jax.extend.core.Jaxpr) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             total += equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            total += multiply_adds(inner)
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if isinstance(inner, core.ClosedJaxpr):
+                total += multiply_adds(inner.jaxpr)
+            elif isinstance(inner, core.Jaxpr):
+                total += multiply_adds(inner)
     return total
 
 
