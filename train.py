@@ -50,7 +50,10 @@ def run() -> None:
 
     import jax
 
-    if FLAGS.distributed or "JAX_COORDINATOR_ADDRESS" in os.environ:
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        ranks = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+        jax.distributed.initialize(None, *(int(rank) if rank else None for rank in ranks))
+    elif FLAGS.distributed:
         jax.distributed.initialize()
     from eca_jax.training import loop
 

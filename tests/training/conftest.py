@@ -1,6 +1,7 @@
 """A tiny data set, a tiny recipe on it, and `train.py` as users run it: as a process."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -63,11 +64,18 @@ def run(command):
     return run
 
 
-@pytest.fixture
-def config(tree):
-    """The tiny recipe for use in this process."""
-    import runpy
+@pytest.fixture(scope="session")
+def tiny(tree):
+    """`tiny()` -> the tiny recipe, for use in this process."""
 
-    config = runpy.run_path(str(TINY))["get_config"]()
-    config.data_dir = str(tree)
-    return config
+    def make():
+        config = runpy.run_path(str(TINY))["get_config"]()
+        config.data_dir = str(tree)
+        return config
+
+    return make
+
+
+@pytest.fixture
+def config(tiny):
+    return tiny()
