@@ -157,7 +157,13 @@ _self_attention = partial(ByobNet, group_size=16, self_attention_blocks=3)
 
 register_timm(
     "eca_resnet33ts",
-    partial(ByobNet, (2, 3, 3, 2), (256, 512, 1536, 1536), stem_pool=False, final_features=1280),
+    partial(
+        ByobNet,
+        stage_sizes=(2, 3, 3, 2),
+        channels=(256, 512, 1536, 1536),
+        stem_pool=False,
+        final_features=1280,
+    ),
     image_size=256,
     crop_pct=0.9,
 )
