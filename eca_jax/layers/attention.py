@@ -6,6 +6,7 @@ BatchNorm or convolution without knowing which attention it is.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -51,23 +52,53 @@ class ChannelConv(nn.Module):
         if self.kernel_size % 2 == 0 or self.kernel_size < 1:
             raise ValueError(f"the channel convolution needs an odd kernel size, got {self.kernel_size}")
         z = pooled.astype(jnp.float32)
-        z = z[..., None] if z.ndim == 2 else z
-        fan_in = self.kernel_size * z.shape[-1]
-        shape = (self.kernel_size, z.shape[-1], self.features)
-        kernel = self.param("kernel", torch_uniform(fan_in), shape, jnp.float32)
-        pad = (self.kernel_size - 1) // 2
-        if self.circular:
-            z = jnp.pad(z, ((0, 0), (pad, pad), (0, 0)), mode="wrap")
-        z = jax.lax.conv_general_dilated(
-            z,
-            kernel,
-            window_strides=(1,),
-            padding=[(0, 0) if self.circular else (pad, pad)],
-            dimension_numbers=("NWC", "WIO", "NWC"),
-        )
+        inputs = z.shape[2] if z.ndim == 3 else 1
+        fan_in = self.kernel_size * inputs
+        kernel = self.param("kernel", torch_uniform(fan_in), (self.kernel_size, inputs, self.features), jnp.float32)
+        if z.ndim == 2 and self.features == 1:
+            z = one_filter(z, kernel[:, 0, 0], self.circular)
+        else:
+            pad = self.kernel_size // 2
+            z = z.reshape(*z.shape[:2], inputs)
+            z = jnp.pad(z, ((0, 0), (pad, pad), (0, 0)), mode="wrap" if self.circular else "constant")
+            z = jax.lax.conv_general_dilated(
+                z, kernel, window_strides=(1,), padding="VALID", dimension_numbers=("NWC", "WIO", "NWC")
+            )
+            z = z[..., 0] if self.features == 1 else z
         if self.use_bias:
             z = z + self.param("bias", torch_uniform(fan_in), (self.features,), jnp.float32)
-        return z[..., 0] if self.features == 1 else z
+        return z
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def one_filter(z: jax.Array, taps: jax.Array, circular: bool) -> jax.Array:
+    """The channel convolution of z [N, C] with a single filter [k], as shifted multiply-adds in float32.
+
+    `lax.conv_general_dilated` rounds to bfloat16 on a TPU, where its compiler estimates 28,700 cycles for the sigmoid
+    gate of 128 examples with 1024 channels (k = 5, v5e), and 15,200 for this form.
+    """
+    return sum(tap * v for tap, v in zip(taps, _shifts(z, len(taps), circular), strict=True))
+
+
+def _shifts(z: jax.Array, count: int, circular: bool) -> list[jax.Array]:
+    """z moved along its channels by -(count // 2), ..., count // 2 places."""
+    pad, channels = count // 2, z.shape[1]
+    z = jnp.pad(z, ((0, 0), (pad, pad)), mode="wrap" if circular else "constant")
+    return [z[:, i : i + channels] for i in range(count)]
+
+
+def _one_filter_fwd(z, taps, circular):
+    return one_filter(z, taps, circular), (z, taps)
+
+
+def _one_filter_bwd(circular, residuals, g):
+    """Both results from the same shifts of `g`: one pass, where autodiff takes one for each tap."""
+    z, taps = residuals
+    shifts = _shifts(g, len(taps), circular)[::-1]
+    return sum(tap * v for tap, v in zip(taps, shifts, strict=True)), jnp.stack([jnp.sum(v * z) for v in shifts])
+
+
+one_filter.defvjp(_one_filter_fwd, _one_filter_bwd)
 
 
 class ChannelGate(nn.Module):

@@ -11,9 +11,11 @@ known before the convolution runs.
 """
 
 import jax
+import jax.numpy as jnp
 
-from eca_jax.layers.attention import ChannelGate, global_average_pool
+from eca_jax.layers.attention import ChannelGate
 from eca_jax.layers.conv import Conv
+from eca_jax.layers.lowering import max_pool
 from eca_jax.layers.norm import BatchNorm, scale_shift
 
 
@@ -26,15 +28,28 @@ def conv_norm_gate(
     """
     if gate is None:
         return norm(conv(x), train)
-    if not fold:
+    if not fold or not (train or conv.mean_commutes):
         return gate(norm(conv(x), train))
-    if not train and conv.mean_commutes:
+    if not train:
         y, pooled = conv(x, with_mean=True)
         a, b, _ = norm.affine(y, train)
-    else:
-        y = conv(x)
-        a, b, pooled = norm.affine(y, train)
-        if pooled is None:
-            pooled = global_average_pool(y)
+        weights = gate.gate(a * pooled + b)
+        # In float32 and by factors, since neither their products nor rounded copies are worth a program of their own.
+        y = scale_shift(y.astype(jnp.float32), a, b) * weights[:, None, None, :]
+        return y.astype(norm.dtype)
+    y = conv(x)
+    a, b, pooled = norm.affine(y, train, with_mean=True)
+    if a.shape[0] > 1:  # one row for each example instead of each group
+        a, b = (jnp.repeat(v, y.shape[0] // v.shape[0], axis=0) for v in (a, b))
     weights = gate.gate(a * pooled + b)
     return scale_shift(y.astype(norm.dtype), weights * a, weights * b)
+
+
+def norm_relu_pool(x: jax.Array, norm: BatchNorm, train: bool) -> jax.Array:
+    """max_pool(relu(norm(x)), window=3, stride=2, padding=1): [N, H, W, C] -> [N, H', W', C].
+
+    Max-pooling commutes with functions that do not fall, so it comes first. Normalisation, ReLU and their gradients
+    then touch a quarter of the positions, and in training the large normalised map is never written.
+    """
+    x, a, b = norm.rising(x.astype(norm.dtype), train)
+    return jax.nn.relu(scale_shift(max_pool(x, window=3, stride=2, padding=1), a, b))

@@ -10,17 +10,31 @@ from eca_jax.layers.conv import Initializer
 
 
 def scale_shift(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    """scale * x + shift for x [N, H, W, C] and float32 scale, shift [N or 1, C]; the result has x's dtype."""
-    return x * scale[:, None, None, :].astype(x.dtype) + shift[:, None, None, :].astype(x.dtype)
+    """scale * x + shift for x [N, H, W, C]; scale and shift, float32 [G, C], hold for N / G consecutive examples each.
+
+    The result has x's dtype. The coefficients are rounded after they are broadcast, so that their gradients, sums over
+    all positions, are taken in float32 also where x is bfloat16.
+    """
+    grouped = split_groups(x, scale.shape[0])
+
+    def coefficient(v: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(v[:, None, None, None, :], grouped.shape).astype(x.dtype)
+
+    return (grouped * coefficient(scale) + coefficient(shift)).reshape(x.shape)
+
+
+def split_groups(x: jax.Array, groups: int) -> jax.Array:
+    """[N, ...] -> [groups, N / groups, ...], consecutive examples together."""
+    return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation over (N, H, W), or over groups of `group_size` consecutive examples of the batch.
 
-    Statistics are float32 whatever the input. They start as per-example means [N, C], and a group is a reshape of
-    those to [N / group_size, group_size, C]: where the batch is sharded and a group lies on one device, the
-    compiler needs no communication, and the result does not depend on the number of devices. Groups reproduce
-    PyTorch's per-GPU statistics (the paper: 64 images a GPU).
+    Statistics are float32 whatever the input. A group is a reshape of the batch to [N / group_size, group_size, ...]:
+    where the batch is sharded and a group lies on one device, the compiler needs no communication, and the result
+    does not depend on the number of devices. Groups reproduce PyTorch's per-GPU statistics (the paper: 64 images a
+    GPU).
 
     Parameters `scale`, `bias`; running statistics `mean`, `var` in `batch_stats`. The running variance is
     unbiased, n / (n - 1), as PyTorch's; over several groups the running statistics take the mean of the groups'.
@@ -36,26 +50,40 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
     scale_init: Initializer = nn.initializers.ones
 
-    @nn.compact
-    def affine(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """The normalisation of `x` [N, H, W, C] as `a * x + b`.
+    def affine(
+        self, x: jax.Array, train: bool, *, with_mean: bool = False
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """The normalisation of `x` [N, H, W, C] as `a * x + b`, for `scale_shift`.
 
         Returns:
-          a, b: float32 [N, C], or [1, C] where all examples share them.
-          pooled: float32 [N, C], the examples' means of x over height and width, which training computes
-            anyway; None at inference.
+          a, b: float32 [G, C], one row for each group of consecutive examples; G is 1 at inference.
+          mean: float32 [N, C], the examples' means of x over height and width, of which training makes the statistics
+            then; None without `with_mean`, and at inference.
 
         Raises:
           ValueError: the batch does not split into groups, or a group has a single value per channel.
         """
+        return self._affine(x, train, with_mean, rising=False)[1:]
+
+    def rising(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(x', a, b) so that the normalisation of x is `a * x' + b` with a >= 0, which commutes with max-pooling.
+
+        x' is x, negated in the channels whose scale is negative. a, b and errors are those of `affine`.
+        """
+        return self._affine(x, train, with_mean=False, rising=True)[:3]
+
+    @nn.compact
+    def _affine(self, x: jax.Array, train: bool, with_mean: bool, rising: bool) -> tuple[jax.Array | None, ...]:
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        sign = jnp.where(scale < 0, -1.0, 1.0) if rising else 1.0
+        x = x * sign.astype(x.dtype) if rising else x
         if not train:
-            a = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
-            return a[None], (bias - a * running_mean.value)[None], None
+            a = sign * scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            return x, a[None], (bias - a * sign * running_mean.value)[None], None
 
         examples = x.shape[0]
         group_size = self.group_size or examples
@@ -65,24 +93,19 @@ class BatchNorm(nn.Module):
         if count < 2:
             raise ValueError("BatchNorm needs more than one value per channel in training")
 
-        x = x.astype(jnp.float32)
-        pooled = jnp.mean(x, axis=(1, 2))
-        pooled_square = jnp.mean(jnp.square(x), axis=(1, 2))
-        groups = (examples // group_size, group_size, channels)
-        mean = jnp.mean(pooled.reshape(groups), axis=1)
+        grouped = split_groups(x.astype(jnp.float32), examples // group_size)
+        per_example = jnp.mean(grouped, axis=(2, 3)) if with_mean else None
+        mean = jnp.mean(grouped, axis=(1, 2, 3)) if per_example is None else jnp.mean(per_example, axis=1)
         # E[x^2] - E[x]^2 needs one pass over x; rounding may take it below zero.
-        var = jnp.maximum(jnp.mean(pooled_square.reshape(groups), axis=1) - jnp.square(mean), 0.0)
+        var = jnp.maximum(jnp.mean(jnp.square(grouped), axis=(1, 2, 3)) - jnp.square(mean), 0.0)
 
         if not self.is_initializing():
             unbiased = var * (count / (count - 1))
-            running_mean.value = self._update(running_mean.value, mean)
+            running_mean.value = self._update(running_mean.value, sign * mean)
             running_var.value = self._update(running_var.value, unbiased)
 
-        a = scale * jax.lax.rsqrt(var + self.epsilon)
-        b = bias - a * mean
-        if groups[0] > 1:
-            a, b = (jnp.repeat(v, group_size, axis=0) for v in (a, b))
-        return a, b, pooled
+        a = sign * scale * jax.lax.rsqrt(var + self.epsilon)
+        return x, a, bias - a * mean, None if per_example is None else per_example.reshape(examples, channels)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[N, H, W, C] -> the same shape, in `dtype`."""
