@@ -29,7 +29,7 @@ def conv2d(
     *taps, channels, features = kernel.shape
     unpadded = padding == ((0, 0), (0, 0))
     if taps == [1, 1] and groups == 1 and unpadded:
-        return pointwise(x[:, :: stride[0], :: stride[1]], kernel[0, 0])
+        return _matmul(x[:, :: stride[0], :: stride[1]], kernel[0, 0])
     if channels == 1 and groups == features and dilation == (1, 1):
         return depthwise(x, kernel[:, :, 0], stride, padding)
     if taps == [3, 3] and stride == dilation == (1, 1) and groups == 1 and _winograd_pays(x, features, padding):
@@ -58,38 +58,8 @@ def direct(
 
 
 def _matmul(x: jax.Array, w: jax.Array) -> jax.Array:
-    """[..., K] @ [K, F]."""
+    """x [..., K] times w [K, F]: a 1x1 convolution."""
     return lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())))
-
-
-def _channel_products(x: jax.Array, g: jax.Array) -> jax.Array:
-    """Sum over pixels of x[..., c] * g[..., f]: [C, F].
-
-    A small result is made of eight partial ones: its long axis is the sum, which the library does not divide among the
-    cores.
-    """
-    pixels = x.size // x.shape[-1]
-    parts = 8 if pixels % 8 == 0 and x.shape[-1] * g.shape[-1] <= 2**17 else 1
-    x, g = (v.reshape(parts, pixels // parts, v.shape[-1]) for v in (x, g))
-    return sum(lax.dot_general(x, g, (((1,), (1,)), ((0,), (0,)))))
-
-
-@jax.custom_vjp
-def pointwise(x: jax.Array, w: jax.Array) -> jax.Array:
-    """1x1 convolution of stride 1: x [N,H,W,C], w [C,F] -> [N,H,W,F]."""
-    return _matmul(x, w)
-
-
-def _pointwise_fwd(x, w):
-    return pointwise(x, w), (x, w)
-
-
-def _pointwise_bwd(residuals, g):
-    x, w = residuals
-    return lax.dot_general(g, w, (((3,), (1,)), ((), ()))), _channel_products(x, g)
-
-
-pointwise.defvjp(_pointwise_fwd, _pointwise_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
