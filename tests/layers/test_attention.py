@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from eca_jax.layers import ECA, SE, BatchNorm, Conv, conv_norm_gate, eca_kernel_size
+from eca_jax.layers.attention import one_filter
 
 KERNEL_SIZES = {16: 3, 32: 3, 64: 3, 112: 3, 128: 5, 256: 5, 512: 5, 1024: 5, 1536: 5, 2048: 7, 4096: 7}
 
@@ -96,3 +97,21 @@ def test_folded_form_equals_the_layers_one_after_another(gate, kernel_size, stri
     assert_close(run(variables["params"], x, True), run(variables["params"], x, False), 1e-5)
     inference = [Unit(gate, kernel_size, stride, group_size, fold).apply(variables, x, False) for fold in (True, False)]
     assert_close(*inference, 1e-5)
+
+
+@pytest.mark.parametrize("circular", [False, True])
+def test_one_filter_and_its_gradients_are_those_of_a_convolution(circular):
+    random = np.random.default_rng(0)
+    z, weights = (jnp.asarray(random.normal(size=(3, 12)), jnp.float32) for _ in range(2))
+    taps = jnp.asarray([0.5, -1.0, 2.0, 0.25, -0.125])
+
+    def by_convolution(z, taps):
+        padded = jnp.pad(z, ((0, 0), (2, 2)), mode="wrap" if circular else "constant")
+        return jnp.stack([jnp.convolve(row, taps[::-1], mode="valid", precision="highest") for row in padded])
+
+    for ours, theirs in zip(
+        jax.value_and_grad(lambda *x: jnp.sum(weights * one_filter(*x, circular)), argnums=(0, 1))(z, taps),
+        jax.value_and_grad(lambda *x: jnp.sum(weights * by_convolution(*x)), argnums=(0, 1))(z, taps),
+        strict=True,
+    ):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
