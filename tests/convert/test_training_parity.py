@@ -1,4 +1,12 @@
-"""Twenty steps of SGD here and in PyTorch, from the same weights on the same batches."""
+"""Twenty steps of SGD here and in PyTorch, from the same weights on the same batches.
+
+Training amplifies rounding: from plain initialisation, PyTorch in float32 is 2e-3 away from its own losses in
+float64 after 20 steps at a learning rate of 0.001, and single parameters are 10% away. So the weights here are like
+those of a network that has trained for long: convolutions of large norm, which BatchNorm makes turn slowly, and
+random γ and β; the images are smooth. PyTorch with its weights changed by 3e-7 then stays within 2e-6 (losses) and
+3e-5 (parameters) of itself at a learning rate of 0.003, and what is compared is the algorithm. The large norm also
+makes weight decay a good part of the convolutions' updates.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,22 +24,39 @@ from eca_jax.training.state import TrainState
 from eca_jax.training.step import make_train_step, normalize
 
 STEPS, BATCH, SIZE, CLASSES = 20, 16, 64, 10
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.002, 0.9, 1e-4
+NORM = 30
 TOLERANCE = 1e-4
 
 
 def batches() -> list[dict[str, np.ndarray]]:
-    """Noise whose coarse pattern is its class's, so that there is something to learn."""
+    """Smooth noise whose coarse pattern is its class's, so that there is something to learn."""
     rng = np.random.default_rng(0)
     patterns = rng.integers(0, 256, (CLASSES, 8, 8, 3)).repeat(SIZE // 8, 1).repeat(SIZE // 8, 2)
     result = []
     for _ in range(STEPS):
         label = rng.integers(0, CLASSES, BATCH)
-        image = (patterns[label] + rng.integers(0, 256, (BATCH, SIZE, SIZE, 3))) // 2
+        image = (patterns[label] + rng.integers(0, 256, (BATCH, SIZE, SIZE, 3))) / 2
+        for axis in (1, 2):
+            image = sum(np.roll(image, shift, axis) for shift in range(4)) / 4
         result.append(
             {"image": image.astype(np.uint8), "label": label.astype(np.int32), "mask": np.ones(BATCH, np.float32)}
         )
     return result
+
+
+def starting_module(name: str) -> torch.nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    module = original(name, {"num_classes": CLASSES})
+    with torch.no_grad():
+        for key, parameter in module.named_parameters():
+            if parameter.ndim == 4:
+                parameter.mul_(NORM)
+            elif "bn" in key or "downsample" in key:
+                low, high = (0.5, 1.5) if key.endswith("weight") else (-0.3, 0.3)
+                parameter.uniform_(low, high, generator=generator)
+    return module
 
 
 def train_here(state_dict: dict[str, torch.Tensor], name: str) -> tuple[list[float], dict[str, np.ndarray]]:
@@ -65,18 +90,17 @@ def train_in_torch(module: torch.nn.Module) -> tuple[list[float], dict[str, np.n
 @pytest.mark.slow
 def test_twenty_steps_of_sgd_are_pytorchs():
     """Losses at every step, and parameters and running statistics after the last, within 1e-4 relative."""
-    torch.manual_seed(0)
-    module = original("eca_resnet18", {"num_classes": CLASSES})
-    start = {key: tensor.clone() for key, tensor in module.state_dict().items()}
-    losses, tensors = train_here(start, "eca_resnet18")
+    module = starting_module("eca_resnet18")
+    start = {key: tensor.clone().numpy() for key, tensor in module.state_dict().items()}
+    losses, tensors = train_here(module.state_dict(), "eca_resnet18")
     expected_losses, expected = train_in_torch(module)
 
     np.testing.assert_allclose(losses, expected_losses, rtol=TOLERANCE)
-    assert losses[-1] < 0.7 * losses[0], "the steps should have trained something"
+    assert losses[-1] < 0.9 * losses[0], "the steps should have trained something"
     for key, value in expected.items():
         if key.endswith("num_batches_tracked"):
             continue
         difference = np.abs(tensors[key] - value).max()
         assert difference <= TOLERANCE * np.abs(value).max(), key
-        # Beyond the tolerance away from where it began, so that an update left out would show.
-        assert np.abs(value - start[key].numpy()).max() > 10 * TOLERANCE * np.abs(value).max(), key
+        # Convolutions move little, so hold their change itself to PyTorch's: no momentum would be off by a factor.
+        assert difference <= 0.02 * np.abs(value - start[key]).max(), key
