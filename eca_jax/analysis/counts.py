@@ -119,10 +119,11 @@ class PaperCounter:
         """For `nn.intercept_methods`."""
         out = call(*args, **kwargs)
         module = context.module
-        if context.method_name == "__call__":
-            self.operations += self._multiplications(module, args[0], out)
+        if context.method_name in ("__call__", "rising"):  # the stem calls `BatchNorm.rising`
+            result = out[0] if context.method_name == "rising" else out
+            self.operations += self._multiplications(module, args[0], result)
             if self.count_activations:
-                self.operations += self._activations(module, out)
+                self.operations += self._activations(module, result)
         return out
 
     def _multiplications(self, module: nn.Module, x: jax.Array, out: Any) -> int:

@@ -48,21 +48,27 @@ class ChannelConv(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, pooled: jax.Array) -> jax.Array:
+    def __call__(self, pooled: jax.Array, *, fast: bool = False) -> jax.Array:
+        """The convolution; with `fast`, a single filter runs as `one_filter`."""
         if self.kernel_size % 2 == 0 or self.kernel_size < 1:
             raise ValueError(f"the channel convolution needs an odd kernel size, got {self.kernel_size}")
         z = pooled.astype(jnp.float32)
         inputs = z.shape[2] if z.ndim == 3 else 1
         fan_in = self.kernel_size * inputs
         kernel = self.param("kernel", torch_uniform(fan_in), (self.kernel_size, inputs, self.features), jnp.float32)
-        if z.ndim == 2 and self.features == 1:
+        if fast and z.ndim == 2 and self.features == 1:
             z = one_filter(z, kernel[:, 0, 0], self.circular)
         else:
             pad = self.kernel_size // 2
             z = z.reshape(*z.shape[:2], inputs)
             z = jnp.pad(z, ((0, 0), (pad, pad), (0, 0)), mode="wrap" if self.circular else "constant")
             z = jax.lax.conv_general_dilated(
-                z, kernel, window_strides=(1,), padding="VALID", dimension_numbers=("NWC", "WIO", "NWC")
+                z,
+                kernel,
+                window_strides=(1,),
+                padding="VALID",
+                dimension_numbers=("NWC", "WIO", "NWC"),
+                precision=jax.lax.Precision.HIGHEST,  # on a TPU the default would round to bfloat16
             )
             z = z[..., 0] if self.features == 1 else z
         if self.use_bias:
@@ -74,8 +80,8 @@ class ChannelConv(nn.Module):
 def one_filter(z: jax.Array, taps: jax.Array, circular: bool) -> jax.Array:
     """The channel convolution of z [N, C] with a single filter [k], as shifted multiply-adds in float32.
 
-    `lax.conv_general_dilated` rounds to bfloat16 on a TPU, where its compiler estimates 28,700 cycles for the sigmoid
-    gate of 128 examples with 1024 channels (k = 5, v5e), and 15,200 for this form.
+    The TPU compiler estimates 15,200 cycles for the gate of 128 examples with 1024 channels in this form (k = 5, v5e),
+    and 28,700 for `lax.conv_general_dilated`, even rounding to bfloat16.
     """
     return sum(tap * v for tap, v in zip(taps, _shifts(z, len(taps), circular), strict=True))
 
@@ -104,10 +110,11 @@ one_filter.defvjp(_one_filter_fwd, _one_filter_bwd)
 class ChannelGate(nn.Module):
     """Base of every pooled channel attention: `layer(x) = x * gate(global_average_pool(x))`.
 
-    Subclasses define `gate`: float32 [N, C] -> float32 [N, C].
+    Subclasses define `gate`: float32 [N, C] -> float32 [N, C]. `fast` allows it another form of the same function,
+    which the folded networks ask for; the layer by itself is the definition.
     """
 
-    def gate(self, pooled: jax.Array) -> jax.Array:
+    def gate(self, pooled: jax.Array, *, fast: bool = False) -> jax.Array:
         raise NotImplementedError
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -134,9 +141,9 @@ class ECA(ChannelGate):
     circular: bool = False
 
     @nn.compact
-    def gate(self, pooled: jax.Array) -> jax.Array:
+    def gate(self, pooled: jax.Array, *, fast: bool = False) -> jax.Array:
         kernel_size = self.kernel_size or eca_kernel_size(pooled.shape[-1], self.gamma, self.b)
-        return nn.sigmoid(ChannelConv(kernel_size, circular=self.circular, name="conv")(pooled))
+        return nn.sigmoid(ChannelConv(kernel_size, circular=self.circular, name="conv")(pooled, fast=fast))
 
 
 class ECAM(ChannelGate):
@@ -154,7 +161,7 @@ class ECAM(ChannelGate):
     reduction: int = 8
 
     @nn.compact
-    def gate(self, pooled: jax.Array) -> jax.Array:
+    def gate(self, pooled: jax.Array, *, fast: bool = False) -> jax.Array:
         channels = pooled.shape[-1]
         kernel_size = self.kernel_size or max(eca_kernel_size(channels), 3)
         hidden = round_channels(channels / self.reduction)
@@ -177,7 +184,7 @@ class SE(ChannelGate):
     kernel_init: Initializer | None = None
 
     @nn.compact
-    def gate(self, pooled: jax.Array) -> jax.Array:
+    def gate(self, pooled: jax.Array, *, fast: bool = False) -> jax.Array:
         channels = pooled.shape[-1]
         hidden = round_channels(channels / self.reduction, self.divisor, floor=0.0)
         z = nn.relu(Dense(hidden, self.use_bias, kernel_init=self.kernel_init, name="fc1")(pooled))

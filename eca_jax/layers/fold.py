@@ -33,7 +33,7 @@ def conv_norm_gate(
     if not train:
         y, pooled = conv(x, with_mean=True)
         a, b, _ = norm.affine(y, train)
-        weights = gate.gate(a * pooled + b)
+        weights = gate.gate(a * pooled + b, fast=True)
         # In float32 and by factors, since neither their products nor rounded copies are worth a program of their own.
         y = scale_shift(y.astype(jnp.float32), a, b) * weights[:, None, None, :]
         return y.astype(norm.dtype)
@@ -41,7 +41,7 @@ def conv_norm_gate(
     a, b, pooled = norm.affine(y, train, with_mean=True)
     if a.shape[0] > 1:  # one row for each example instead of each group
         a, b = (jnp.repeat(v, y.shape[0] // v.shape[0], axis=0) for v in (a, b))
-    weights = gate.gate(a * pooled + b)
+    weights = gate.gate(a * pooled + b, fast=True)
     return scale_shift(y.astype(norm.dtype), weights * a, weights * b)
 
 
