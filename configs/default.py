@@ -15,6 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model_overrides = ml_collections.ConfigDict(
         {
             "small_images": placeholder(bool),
+            "stage_sizes": placeholder(object),
             "kernel_sizes": placeholder(object),
             "width_mult": placeholder(float),
             "dropout": placeholder(float),

@@ -1,8 +1,9 @@
-"""ECA-ResNet-18 learns 1,437 real handwritten digits (scikit-learn's) and is tested on 360 others.
+"""A small ECA-ResNet learns 1,437 real handwritten digits (scikit-learn's) and is tested on 360 others.
 
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-The same program that trains on ImageNet, on data that needs no download.
+The same program that trains on ImageNet, on data that needs no download. The network is ECA-ResNet-18 with one block a
+stage instead of two, so that two CPU cores are done in minutes.
 """
 
 import ml_collections
@@ -14,6 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = default.get_config()
     config.model = "eca_resnet18"
     config.model_overrides.small_images = True
+    config.model_overrides.stage_sizes = (1, 1, 1, 1)
     config.num_classes = 10
     config.dataset = "digits"
     config.image_size = 24
@@ -21,9 +23,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.crop_scale = (0.6, 1.0)
     config.flip = False  # a mirrored digit is no digit
     config.bn_group_size = 0
-    config.batch_size = 64
-    config.num_epochs = 10
-    config.learning_rate = 0.1
+    config.batch_size = 32
+    config.num_epochs = 8
+    config.learning_rate = 0.05
     config.schedule.name = "cosine"
     config.schedule.warmup_epochs = 1.0
     config.log_every_steps = 22

@@ -279,6 +279,8 @@ def _read(directory: Path) -> dict[str, Any]:
         raise _damaged(directory, error) from error
 
 
-def _damaged(where: Path, error: Exception) -> ValueError:
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-    return ValueError(f"{where} is damaged ({reason}); remove it to go on from an older checkpoint")
+def _damaged(where: Path, error: BaseException) -> ValueError:
+    while error.__cause__ is not None:  # Orbax wraps TensorStore's own, short reason
+        error = error.__cause__
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ValueError(f"{where} is damaged ({reason[:200]}); remove it to go on from an older checkpoint")

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from eca_jax.data import load_source, prefetch_to_device, steps_per_epoch, train_batches
 from eca_jax.data.sources import Source
+from eca_jax.layers.lowering import compiler_options
 from eca_jax.training import checkpoint
 from eca_jax.training.evaluation import describe, evaluate_variables
 from eca_jax.training.interrupt import Interrupt
@@ -300,7 +301,7 @@ def _check_classes(config: Mapping[str, Any], source: Source) -> None:
 def _compile(program: Program, progress: Progress) -> Any:
     """The train step, compiled before any data is read, so that what does not fit fails at once."""
     started = time.monotonic()
-    compiled = program.train_step.lower(program.state, program.batch).compile()
+    compiled = program.train_step.lower(program.state, program.batch).compile(compiler_options())
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     progress.say(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from eca_jax.training import checkpoint
-from eca_jax.training.setup import Program
+from eca_jax.training.setup import Program, model_overrides
 from eca_jax.training.state import TrainState, Variables
 
 
@@ -44,7 +44,7 @@ def _read(path: Path, config: Mapping[str, Any]) -> Variables:
         return checkpoint.load_variables(path)[0]
     import eca_jax
 
-    return eca_jax.load(config["model"], path)[1]
+    return eca_jax.load(config["model"], path, **model_overrides(config))[1]
 
 
 def _classifier(program: Program) -> list[str]:

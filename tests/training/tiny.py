@@ -6,8 +6,7 @@ from configs import default
 def get_config():
     config = default.get_config()
     config.model = "eca_resnet18"
-    with config.unlocked():
-        config.model_overrides.stage_sizes = (1, 1, 0, 0)
+    config.model_overrides.stage_sizes = (1, 1, 0, 0)
     config.model_overrides.small_images = True
     config.num_classes = 3
     config.dataset = "folder"
