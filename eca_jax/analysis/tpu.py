@@ -130,6 +130,7 @@ def tpu_slice(name: str) -> Slice:
     # The compiler is wanted, not a TPU: look for no metadata server, and mind no other process that uses libtpu.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # any: without one libtpu prints a warning
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     options = dict(chip.config or {})
     if math.prod(layout) == 1:

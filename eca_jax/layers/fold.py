@@ -34,9 +34,8 @@ def conv_norm_gate(
         y, pooled = conv(x, with_mean=True)
         a, b, _ = norm.affine(y, train)
         weights = gate.gate(a * pooled + b, fast=True)
-        # In float32 and by factors, since neither their products nor rounded copies are worth a program of their own.
-        y = scale_shift(y.astype(jnp.float32), a, b) * weights[:, None, None, :]
-        return y.astype(norm.dtype)
+        # By factors: their products, one for each example, would be two more small programs before the convolution.
+        return scale_shift(y.astype(norm.dtype), a, b) * weights[:, None, None, :].astype(norm.dtype)
     y = conv(x)
     a, b, pooled = norm.affine(y, train, with_mean=True)
     if a.shape[0] > 1:  # one row for each example instead of each group
