@@ -135,7 +135,6 @@ class HaloAttention(nn.Module):
 
         q = Conv(heads * dim, 1, self.stride, kernel_init=init, dtype=self.dtype, name="q")(x)
         q = q.reshape(batch, rows, block, columns, block, heads, dim).transpose(0, 1, 3, 5, 2, 4, 6)
-        position = RelativePosition((window, window), name="pos_embed")(q)
 
         kv = Conv(heads * dim + channels, 1, kernel_init=init, dtype=self.dtype, name="kv")(x)
         halo = (self.halo_size, self.halo_size)
@@ -144,6 +143,7 @@ class HaloAttention(nn.Module):
         kv = kv.reshape(batch, rows, window, columns, window, heads, -1).transpose(0, 1, 3, 5, 2, 4, 6)
         k, v = jnp.split(kv.reshape(batch, rows, columns, heads, window * window, -1), (dim,), axis=-1)
 
+        position = RelativePosition((window, window), name="pos_embed")(q)
         q, position = (part.reshape(batch, rows, columns, heads, block * block, -1) for part in (q, position))
         y = _attend(q, k, v, position)
         y = y.reshape(batch, rows, columns, heads, block, block, -1).transpose(0, 1, 4, 2, 5, 3, 6)

@@ -22,7 +22,7 @@ class ScaledStdConv(nn.Module):
     W' = gain · γ · (W - mean) / √(fan_in · (var + ε)), mean and biased variance over the fan-in of one output
     channel, which with groups is that of its group. Padding is symmetric, as PyTorch's.
 
-    Parameters: `kernel` float32 (k, k, C_in / groups, features), `gain` (features,), `bias` (features,).
+    Parameters: `kernel` float32 (k, k, C_in / groups, features), `bias` (features,), `gain` (features,).
 
     Attributes:
       gamma: the activation's gain, one of `ACTIVATION_GAIN`.
@@ -45,8 +45,8 @@ class ScaledStdConv(nn.Module):
         k, features = self.kernel_size, (self.features,)
         shape = (k, k, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", kaiming_fan_in, shape, jnp.float32)
-        gain = self.param("gain", self.gain_init, features, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, features, jnp.float32)
+        gain = self.param("gain", self.gain_init, features, jnp.float32)
 
         fan_in = k * k * shape[2]
         mean = jnp.mean(kernel, axis=(0, 1, 2))

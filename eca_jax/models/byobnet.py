@@ -43,7 +43,9 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        inner = self.features // 4
+        inner, shortcut = self.features // 4, x
+        if self.stride != 1 or x.shape[-1] != self.features:
+            shortcut = self.layer(self.features, stride=self.stride, act=None, name="shortcut")(x, train)
         y = self.layer(inner, name="conv1_1x1")(x, train)
         if self.self_attention:
             y = self.self_attention(stride=self.stride, name="self_attn")(y)
@@ -54,9 +56,7 @@ class Bottleneck(nn.Module):
             y = self.attention(name="attn")(y) if self.attention else y
         zero_norm = partial(self.norm, scale_init=nn.initializers.zeros)
         y = self.layer(self.features, act=None, norm=zero_norm, name="conv3_1x1")(y, train)
-        if self.stride != 1 or x.shape[-1] != self.features:
-            x = self.layer(self.features, stride=self.stride, act=None, name="shortcut")(x, train)
-        return nn.silu(x + y)
+        return nn.silu(y + shortcut)
 
 
 class Stem(nn.Module):

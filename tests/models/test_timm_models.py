@@ -13,43 +13,39 @@ import pytest
 import eca_jax
 from eca_jax.convert.torch_peer import import_timm
 from eca_jax.models.registry import entry
+from eca_jax.models.timm_resnet import PRUNED_50, regular
 
 TIMM = [name for name in eca_jax.list_models() if entry(name).weights_format == "timm"]
-# One network for each structure that the families vary, and the options and image size that make it small.
+# One network for each structure that the families vary, with few blocks (a stage's first, and one that follows); what
+# else makes it small; and the image size that it takes.
+STAGES = (1, 1, 1, 2)
 STRUCTURES = {
-    "ecaresnet26t": ({}, 64),
-    "ecaresnetlight": ({}, 64),
-    "ecaresnext26t_32x4d": ({}, 64),
-    "seresnet50": ({}, 64),
-    "eca_resnet33ts": ({}, 64),
-    "eca_botnext26ts_256": ({"image_size": 64}, 64),
-    "eca_halonext26ts": ({}, 256),
-    "eca_nfnet_l0": ({}, 64),
-    "nf_ecaresnet26": ({}, 64),
-    "eca_vovnet39b": ({}, 64),
+    "ecaresnext26t_32x4d": ({"stages": regular(*STAGES, groups=32, base_width=4)}, 64),
+    "ecaresnet50d_pruned": ({"stages": tuple((c, blocks[-1:]) for c, blocks in PRUNED_50)}, 64),
+    "seresnet50": ({"stages": regular(*STAGES)}, 64),
+    "eca_resnet33ts": ({"stage_sizes": STAGES}, 64),
+    "eca_botnext26ts_256": ({"stage_sizes": STAGES, "image_size": 64}, 64),
+    "eca_halonext26ts": ({"stage_sizes": STAGES}, 256),
+    "eca_nfnet_l0": ({"stage_sizes": STAGES}, 64),
+    "nf_ecaresnet26": ({"stage_sizes": STAGES}, 64),
+    "eca_vovnet39b": ({"stage_sizes": STAGES}, 64),
 }
 
 
-def randomised(variables):
-    """Scales, statistics and gains at random, so that no layer hides behind a zero or a one."""
+def build(name):
+    """A small network, variables drawn so that no layer hides behind a zero or a one, and images."""
+    options, size = STRUCTURES[name]
+    model = eca_jax.create_model(name, num_classes=5, **options)
     random = np.random.default_rng(0)
+    images = random.normal(size=(4, size, size, 3)).astype(np.float32)
 
     def draw(path, leaf):
-        name = path[-1].key
-        if name in ("var", "scale", "gain"):
+        if path[-1].key in ("var", "scale", "gain"):
             return random.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        if name in ("mean", "bias"):
-            return random.normal(0, 0.2, leaf.shape).astype(np.float32)
-        return leaf
+        return random.normal(0, math.prod(leaf.shape[:-1]) ** -0.5 / 2, leaf.shape).astype(np.float32)
 
-    return jax.tree.map_with_path(draw, variables)
-
-
-def build(name, batch=2, **more):
-    options, size = STRUCTURES[name]
-    model = eca_jax.create_model(name, num_classes=5, **options, **more)
-    images = jax.random.normal(jax.random.key(0), (batch, size, size, 3))
-    return model, jax.jit(model.init)(jax.random.key(1), images), images
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    return model, jax.tree.map_with_path(draw, shapes), images
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +85,10 @@ def test_logits_features_and_pooled_shapes(name):
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name):
     model, variables, images = build(name)
-    variables = randomised(variables)
 
     def loss(params):
         logits, _ = model.apply({**variables, "params": params}, images, True, mutable=["batch_stats"])
-        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(2), jnp.arange(2)])
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(4), jnp.arange(4)])
 
     for path, gradient in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(variables["params"])):
         assert np.isfinite(gradient).all(), jax.tree_util.keystr(path)
@@ -102,8 +97,7 @@ def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name):
 
 @pytest.mark.slow
 def test_folded_and_plain_forms_agree():
-    model, variables, images = build("ecaresnet26t", batch=4)
-    variables = randomised(variables)
+    model, variables, images = build("ecaresnext26t_32x4d")
     weights = jax.random.normal(jax.random.key(2), (4, 5))
 
     def run(fold):
@@ -119,19 +113,25 @@ def test_folded_and_plain_forms_agree():
         assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max(), jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize("name", ["ecaresnet26t", "eca_resnext26ts", "nf_ecaresnet26"])
-def test_residual_branches_start_from_nothing(name):
-    images = jnp.zeros((1, 64, 64, 3))
-    params = jax.jit(eca_jax.create_model(name).init)(jax.random.key(0), images)["params"]
-    last = [
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("ecaresnext26t_32x4d", "/bn3/scale"),
+        ("eca_botnext26ts_256", "/conv3_1x1/bn/scale"),
+        ("nf_ecaresnet26", "/conv3/gain"),
+    ],
+)
+def test_residual_branches_start_from_nothing(name, last):
+    model, _, images = build(name)
+    params = jax.jit(model.init)(jax.random.key(0), images)["params"]
+    found = [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if jax.tree_util.keystr(path, simple=True, separator="/").endswith(
-            ("/bn3/scale", "/conv3_1x1/bn/scale", "/conv3/gain")
-        )
+        if jax.tree_util.keystr(path, simple=True, separator="/").endswith(last)
     ]
-    assert len(last) == 8
-    assert all(not leaf.any() for leaf in last)
+    assert len(found) == sum(STAGES)
+    assert not any(leaf.any() for leaf in found)
 
 
 def kernel_sizes(name, **overrides):
@@ -155,9 +155,13 @@ def kernel_sizes(name, **overrides):
         ("eca_vovnet39b", [5] * 4),
     ],
 )
-def test_kernel_sizes_are_timms_by_default_and_any_by_choice(name, expected):
+def test_kernel_sizes_are_timms(name, expected):
     assert kernel_sizes(name) == expected
-    assert set(kernel_sizes(name, kernel_sizes=(9, 9, 9, 9))) == {9}
+
+
+@pytest.mark.parametrize("name", ["ecaresnext26t_32x4d", "eca_resnet33ts", "eca_nfnet_l0", "eca_vovnet39b"])
+def test_kernel_sizes_by_choice(name):
+    assert set(kernel_sizes(name, kernel_sizes=(9, 9, 9, 9), **STRUCTURES[name][0])) == {9}
 
 
 def test_the_adaptive_kernel_size_sees_the_pruned_channels():
