@@ -17,6 +17,7 @@ import numpy as np
 
 from eca_jax.analysis import bench_report
 from eca_jax.analysis.programs import inference, training
+from eca_jax.layers.lowering import compiler_options
 from eca_jax.models import create_model
 from eca_jax.training.setup import data_mesh
 
@@ -61,7 +62,7 @@ def ours(kind: str, name: str, dtype: Any, images: np.ndarray, labels: np.ndarra
     if kind == "step":
         examples = {"image": images, "label": labels, "mask": np.ones(len(images), np.float32)}
         batch = jax.device_put(examples, split)
-        step = program.train_step.lower(program.state, program.batch).compile()
+        step = program.train_step.lower(program.state, program.batch).compile(compiler_options())
 
         def run_steps(count: int) -> None:
             nonlocal state
@@ -72,7 +73,7 @@ def ours(kind: str, name: str, dtype: Any, images: np.ndarray, labels: np.ndarra
         return run_steps
 
     on_device = jax.device_put(images, split)
-    predict = jax.jit(inference(model)).lower(state.variables, on_device).compile()
+    predict = jax.jit(inference(model)).lower(state.variables, on_device).compile(compiler_options())
 
     def run_batches(count: int) -> None:
         for _ in range(count):

@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from eca_jax.convert.load import read_weights
+from eca_jax.layers.lowering import compiler_options
 from eca_jax.models import Preprocessing, create_model, preprocessing
 from eca_jax.training.step import normalize
 
@@ -49,7 +50,7 @@ class Predictor:
         def logits(variables: dict[str, Any], images: jax.Array) -> jax.Array:
             return model.apply(variables, normalize(images, preparation.mean, preparation.std, model.dtype))
 
-        self._logits = jax.jit(logits)
+        self._logits = jax.jit(logits, compiler_options=compiler_options())
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Raises ValueError unless `images` is uint8 [N, H, W, 3]."""
