@@ -153,8 +153,9 @@ def compare(
     variables = {collection: tree for collection, tree in variables.items() if collection != COUNTS}
     # TPUs and recent GPUs multiply float32 with fewer bits unless told otherwise.
     with jax.default_matmul_precision("highest"):
-        logits = create_model(name, **options).apply(variables, images)
-        taps = create_model(name, **{**options, "features_only": True}).apply(variables, images) if places else ()
+        logits = jax.jit(create_model(name, **options).apply)(variables, images)
+        staged = create_model(name, **{**options, "features_only": True})
+        taps = jax.jit(staged.apply)(variables, images) if places else ()
     differences = [_difference(place, ours, stages[place]) for place, ours in zip(places, taps, strict=True)]
     return [*differences, _difference("logits", logits, theirs)]
 
