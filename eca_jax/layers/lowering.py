@@ -64,8 +64,8 @@ def conv2d(
     """2-D convolution of x [N,H,W,C] with kernel [kh,kw,C/groups,F]: [N,H',W',F] of x's dtype."""
     stride, padding, dilation = _pair(stride), _pads(padding), _pair(dilation)
     if target_platform() == "cpu":
-        # Whatever the dtype: a CPU has fast kernels for float32 only.
-        y = lowering_cpu.conv2d(x.astype(jnp.float32), kernel.astype(jnp.float32), stride, padding, dilation, groups)
+        wide = jnp.promote_types(x.dtype, jnp.float32)  # a CPU has no fast kernels for 16 bits
+        y = lowering_cpu.conv2d(x.astype(wide), kernel.astype(wide), stride, padding, dilation, groups)
         return y.astype(x.dtype)
     return lax.conv_general_dilated(
         x,
