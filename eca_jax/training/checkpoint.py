@@ -163,7 +163,7 @@ class Checkpoints:
             state.replace(
                 step=optimizer["step"],
                 params=variables["params"],
-                batch_stats=variables["batch_stats"],
+                batch_stats=variables.get("batch_stats", {}),
                 opt_state=optimizer["opt_state"],
                 ema=restored["ema"] if state.ema is not None else None,
             ),
