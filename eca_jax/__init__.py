@@ -1,9 +1,32 @@
 """ECA-Net (Efficient Channel Attention, CVPR 2020) in JAX/Flax."""
 
-from eca_jax import convert, layers
-from eca_jax.convert import load
-from eca_jax.layers import eca_kernel_size
-from eca_jax.models import create_model, list_models
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["convert", "create_model", "eca_kernel_size", "layers", "list_models", "load"]
+
+# Where each name is found when it is first asked for: an exported model needs no Flax, a prediction no Orbax.
+_HOMES = {
+    "Predictor": "eca_jax.inference.predictor",
+    "convert": None,
+    "create_model": "eca_jax.models",
+    "eca_kernel_size": "eca_jax.layers",
+    "layers": None,
+    "list_models": "eca_jax.models",
+    "load": "eca_jax.convert",
+    "load_exported": "eca_jax.inference.exported",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_HOMES[name] or f"{__name__}.{name}")
+    value = getattr(module, name) if _HOMES[name] else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -14,7 +14,8 @@ COMMANDS = (
     ("convert", "weights from PyTorch to Flax, or back", "eca_jax.convert.command"),
     ("verify", "compare a model with its PyTorch original on your own weights", "eca_jax.convert.command"),
     ("evaluate", "accuracy on a validation set, every image once", "eca_jax.inference.command"),
-    ("predict", "classes of image files", "eca_jax.inference.command"),
+    ("predict", "classes of images", "eca_jax.inference.command"),
+    ("export", "model and weights as one file that needs only JAX", "eca_jax.inference.command"),
     ("bench", "speed, with the peer beside it", "eca_jax.analysis.bench"),
 )
 

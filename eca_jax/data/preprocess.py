@@ -4,10 +4,13 @@
 trained and measured so, by torchvision or by timm (which calls it).
 """
 
-from pathlib import Path
+import io
+import os
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -32,19 +35,27 @@ def center_offset(length: int, crop: int) -> int:
     return round((length - crop) / 2)  # Python's round, halves to even: torchvision calls it
 
 
-def load_rgb(path: str | Path) -> Image.Image:
-    """Opens an image as RGB (CMYK, greyscale, palettes and transparency are converted as PIL does).
+def load_rgb(image: ImageLike) -> Image.Image:
+    """An image as RGB (CMYK, greyscale, palettes and transparency are converted as PIL does).
 
     Raises FileNotFoundError or ValueError, one line naming the file.
     """
+    if hasattr(image, "__array__") and not isinstance(image, Image.Image):
+        pixels = np.asarray(image)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
+            raise ValueError(f"an image's array is uint8 [H, W, 3], not {pixels.dtype} {list(pixels.shape)}")
+        return Image.fromarray(pixels)
+    name = image if isinstance(image, str | os.PathLike) else f"({type(image).__name__})"
     try:
-        with Image.open(path) as image:
+        if isinstance(image, Image.Image):
             return image.convert("RGB")
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            return opened.convert("RGB")
     except FileNotFoundError:
-        raise FileNotFoundError(f"no such image: {path}") from None
+        raise FileNotFoundError(f"no such image: {name}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error) if str(path) not in str(error) else "not an image that can be decoded"
-        raise ValueError(f"cannot decode image {path}: {reason}") from None
+        reason = str(error) if str(name) not in str(error) else "not an image that can be decoded"
+        raise ValueError(f"cannot decode image {name}: {reason}") from None
 
 
 def resize_and_crop(image: Image.Image, image_size: int, resize_size: int, interpolation: str) -> np.ndarray:
@@ -57,12 +68,12 @@ def resize_and_crop(image: Image.Image, image_size: int, resize_size: int, inter
 
 
 def eval_image(
-    path: str | Path, image_size: int = 224, resize_size: int = 256, interpolation: str = "bilinear"
+    image: ImageLike, image_size: int = 224, resize_size: int = 256, interpolation: str = "bilinear"
 ) -> np.ndarray:
-    """Loads one image file as a network sees it in evaluation, before normalisation.
+    """One image as a network sees it in evaluation, before normalisation.
 
     Args:
-      path: an image file of any kind that PIL reads.
+      image: a file of any kind that PIL reads, its bytes, a PIL image, or an array uint8 [H, W, 3].
       image_size: side of the square that is cropped from the centre.
       resize_size: length of the short side before the crop.
       interpolation: "bilinear" or "bicubic".
@@ -71,6 +82,6 @@ def eval_image(
       uint8 [image_size, image_size, 3].
 
     Raises:
-      FileNotFoundError, ValueError: missing or corrupt file, named in one line.
+      FileNotFoundError, ValueError: missing or corrupt file, named in one line; an array of another kind.
     """
-    return resize_and_crop(load_rgb(path), image_size, resize_size, interpolation)
+    return resize_and_crop(load_rgb(image), image_size, resize_size, interpolation)

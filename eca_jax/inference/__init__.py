@@ -1,5 +1,1 @@
-"""Weights at work: compiled inference, prediction and evaluation."""
-
-from eca_jax.inference.predictor import Predictor
-
-__all__ = ["Predictor"]
+"""Weights at work: compiled inference, prediction, evaluation, and export to one file."""

@@ -1,29 +1,65 @@
-"""Compiled inference on uint8 images."""
+"""Compiled inference: images of any kind in; probabilities, logits or features out."""
 
+import dataclasses
 import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from PIL import Image
 
 from eca_jax.convert.load import read_weights
+from eca_jax.data.preprocess import ImageLike, eval_image
+from eca_jax.inference.class_names import class_names
 from eca_jax.layers.lowering import compiler_options
 from eca_jax.models import Preprocessing, create_model, preprocessing
 from eca_jax.training.step import normalize
 
+BATCH_SIZES = (1, 8, 32)
+# What a model can be asked for, and the fields of its module that make it return that.
+OUTPUTS = {"logits": {}, "features": {"num_classes": 0}, "feature_maps": {"features_only": True}}
+# Batches that the device is given before the oldest one's results are waited for: one runs while the next is copied.
+IN_FLIGHT = 2
 
-def load_for_inference(
-    name: str | None, path: str | os.PathLike, **options: Any
-) -> tuple[str, nn.Module, dict[str, Any], Preprocessing]:
-    """A model, its weights and how its images are prepared.
+OnError = Callable[[ImageLike, Exception], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A model with its weights, and what inference needs to know beside them.
+
+    Attributes:
+      name: the model's.
+      variables: {"params", "batch_stats"} of float32 NumPy arrays.
+      preparation: how its images are prepared.
+      class_names: one a class, or None where nothing tells them.
+    """
+
+    name: str
+    model: nn.Module
+    variables: dict[str, Any]
+    preparation: Preprocessing
+    class_names: list[str] | None
+
+    def with_class_names(self, names: Sequence[str]) -> "Loaded":
+        """The same with other names. Raises ValueError unless there is one for each class."""
+        if len(names) != self.model.num_classes:
+            raise ValueError(f"there are names of {len(names)} classes, the model has {self.model.num_classes}")
+        return dataclasses.replace(self, class_names=list(names))
+
+
+def load_for_inference(name: str | None, path: str | os.PathLike, **options: Any) -> Loaded:
+    """A model, its weights, how its images are prepared and what its classes are called.
 
     Arguments and errors are those of `eca_jax.load`. Images are prepared as the training workdir or the weights
     directory says, and as the model's published weights need them where `path` is a PyTorch file.
-
-    Returns:
-      the model's name, the module, its variables, and the preprocessing.
     """
     weights = read_weights(name, path, **options)
     name = weights.model.name
@@ -31,42 +67,205 @@ def load_for_inference(
     variables = {key: weights.variables[key] for key in ("params", "batch_stats") if key in weights.variables}
     stored = weights.meta.get("preprocessing")
     if stored is None:
-        return name, model, variables, preprocessing(name)
-    stored = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-    return name, model, variables, Preprocessing(**stored)
+        preparation = preprocessing(name)
+    else:
+        stored = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+        preparation = Preprocessing(**stored)
+    return Loaded(name, model, variables, preparation, class_names(weights.meta, model.num_classes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A class of an image: its index, its probability, and its name where that is known."""
+
+    index: int
+    probability: float
+    name: str | None = None
 
 
 class Predictor:
-    """A compiled model: uint8 RGB images [N, H, W, 3] in, float32 logits [N, K] out, both NumPy.
+    """A model compiled for a few batch sizes, on all local devices.
 
-    Any number of images goes through in batches of `batch_size`, the last one padded, so that one program is
-    compiled for each image size and no more.
+    An image is a path, encoded bytes, a PIL image, or an array uint8 [H, W, 3]; each is resized, cropped and
+    normalised as the weights' recipe says. Methods take one image or any iterable of them, such as an array
+    [N, H, W, 3]; results are NumPy arrays whose first axis is the images'.
+
+    Images go through in batches of the largest size; what is left is padded to the next compiled size, so that no
+    more than one program is compiled for each size and output. Batches are decoded by threads while the device
+    computes.
+
+    Attributes:
+      preparation: how images are prepared.
+      class_names: one a class, or None.
+      batch_sizes: ascending; each the asked-for size rounded up to a multiple of the local devices.
+      compilations: programs compiled so far.
     """
 
-    def __init__(self, model: nn.Module, variables: dict[str, Any], preparation: Preprocessing, batch_size: int = 32):
-        self._batch_size = batch_size
-        self._variables = jax.device_put(variables)
+    def __init__(
+        self, loaded: Loaded, *, batch_sizes: Sequence[int] = BATCH_SIZES, outputs: Sequence[str] = ("logits",)
+    ):
+        """Compiles the programs for `outputs`, of "logits", "features" and "feature_maps"; others at their first use.
 
-        def logits(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-            return model.apply(variables, normalize(images, preparation.mean, preparation.std, model.dtype))
+        Raises ValueError for a batch size below 1 or an unknown output.
+        """
+        if not batch_sizes or min(batch_sizes) < 1:
+            raise ValueError(f"batch sizes must be 1 or more, not {tuple(batch_sizes)}")
+        mesh = Mesh(np.asarray(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,))
+        self._split, replicated = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("data", None))
+        self._model = loaded.model
+        self._variables = jax.device_put(loaded.variables, replicated)
+        self._programs: dict[tuple[str, int], Any] = {}
+        self.preparation = loaded.preparation
+        self.class_names = loaded.class_names
+        self.batch_sizes = sorted({-(-size // mesh.size) * mesh.size for size in batch_sizes})
+        self.compilations = 0
+        for output in outputs:
+            for size in self.batch_sizes:
+                self._program(output, size)
 
-        self._logits = jax.jit(logits, compiler_options=compiler_options())
+    @classmethod
+    def load(
+        cls,
+        name: str | None,
+        weights: str | os.PathLike,
+        *,
+        dtype: Any = jnp.float32,
+        batch_sizes: Sequence[int] = BATCH_SIZES,
+        outputs: Sequence[str] = ("logits",),
+        **options: Any,
+    ) -> "Predictor":
+        """A predictor of weights on disk.
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Raises ValueError unless `images` is uint8 [N, H, W, 3]."""
-        images = np.asarray(images)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
-        size = self._batch_size
-        outputs = []
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            padded = np.pad(batch, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))
-            outputs.append((self._logits(self._variables, padded), len(batch)))
-        if not outputs:
+        Args:
+          name, weights, **options: as for `eca_jax.load`.
+          dtype: of the computation; bfloat16 is for TPUs and GPUs.
+          batch_sizes, outputs: as for `Predictor`.
+
+        Raises:
+          FileNotFoundError, ValueError, ImportError: as `eca_jax.load` does.
+        """
+        loaded = load_for_inference(name, weights, dtype=dtype, **options)
+        return cls(loaded, batch_sizes=batch_sizes, outputs=outputs)
+
+    def __call__(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
+        """Logits, float32 [N, classes]. Raises FileNotFoundError or ValueError for an image that cannot be read."""
+        return self._all(images, "logits")
+
+    def probabilities(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
+        """Softmax of the logits, float32 [N, classes]."""
+        return softmax(self(images))
+
+    def top(self, images: ImageLike | Iterable[ImageLike], k: int = 5) -> list[list[Prediction]]:
+        """The `k` likeliest classes of each image, the likeliest first."""
+        return [self.rank(logits, k) for logits in self(images)]
+
+    def features(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
+        """What the classifier is given: the last feature map's means, float32 [N, C]."""
+        return self._all(images, "features")
+
+    def feature_maps(self, images: ImageLike | Iterable[ImageLike]) -> tuple[np.ndarray, ...]:
+        """Outputs of the four stages [N, H, W, C] at strides 4, 8, 16 and 32, in the computation's dtype."""
+        return self._all(images, "feature_maps")
+
+    def rank(self, logits: np.ndarray, k: int = 5) -> list[Prediction]:
+        """The `k` likeliest classes of one image, given its logits [classes]."""
+        probabilities = softmax(logits)
+        best = np.argsort(-probabilities, kind="stable")[:k]
+        return [Prediction(int(i), float(probabilities[i]), self.class_names and self.class_names[i]) for i in best]
+
+    def stream(
+        self, images: Iterable[ImageLike], output: str = "logits", on_error: OnError | None = None
+    ) -> Iterator[tuple[ImageLike, Any]]:
+        """Yields each image with its result, in order; only a few batches are in memory at a time.
+
+        Args:
+          images: any number of them, read as they are needed.
+          output: "logits", "features" or "feature_maps".
+          on_error: called with an image that cannot be read and the error, and the image is left out; without it the
+            error is raised.
+        """
+        in_flight: deque[tuple[list[ImageLike], Any]] = deque()
+        for batch in self._prepared(images, on_error):
+            in_flight.append(self._start(batch, output))
+            if len(in_flight) > IN_FLIGHT:
+                yield from _finish(*in_flight.popleft())
+        while in_flight:
+            yield from _finish(*in_flight.popleft())
+
+    def _all(self, images: ImageLike | Iterable[ImageLike], output: str) -> Any:
+        single = isinstance(images, str | os.PathLike | bytes | Image.Image) or getattr(images, "ndim", 0) == 3
+        results = [result for _, result in self.stream([images] if single else images, output)]
+        if not results:
             raise ValueError("there are no images to predict")
-        return np.concatenate([np.asarray(logits)[:count] for logits, count in outputs])
+        return jax.tree.map(lambda *rows: np.stack(rows), *results)
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Softmax of the logits, float32 [N, K]."""
-        return np.asarray(jax.nn.softmax(jnp.asarray(self(images))))
+    def _prepared(
+        self, images: Iterable[ImageLike], on_error: OnError | None
+    ) -> Iterator[list[tuple[ImageLike, np.ndarray]]]:
+        """Batches of the largest size and what is left, as (image, pixels), decoded two batches ahead."""
+        size = self.batch_sizes[-1]
+        images, batch, decoding = iter(images), [], deque()
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode") as pool:
+            while True:
+                for image in islice(images, 2 * size - len(decoding)):
+                    decoding.append((image, pool.submit(self._prepare, image)))
+                if not decoding:
+                    break
+                image, pixels = decoding.popleft()
+                try:
+                    batch.append((image, pixels.result()))
+                except (OSError, ValueError) as error:
+                    if on_error is None:
+                        pool.shutdown(cancel_futures=True)
+                        raise
+                    on_error(image, error)
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def _prepare(self, image: ImageLike) -> np.ndarray:
+        how = self.preparation
+        return eval_image(image, how.image_size, how.resize_size, how.interpolation)
+
+    def _start(self, batch: list[tuple[ImageLike, np.ndarray]], output: str) -> tuple[list[ImageLike], Any]:
+        """Hands a batch to the devices; the results are on their way when this returns."""
+        size = next(size for size in self.batch_sizes if size >= len(batch))
+        pixels = np.zeros((size, *batch[0][1].shape), np.uint8)
+        for row, (_, image) in zip(pixels, batch, strict=False):
+            row[:] = image
+        result = self._program(output, size)(self._variables, jax.device_put(pixels, self._split))
+        for leaf in jax.tree.leaves(result):
+            leaf.copy_to_host_async()
+        return [image for image, _ in batch], result
+
+    def _program(self, output: str, size: int) -> Any:
+        """The compiled (variables, uint8 images [size, S, S, 3]) -> output."""
+        if output not in OUTPUTS:
+            raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
+        if (output, size) not in self._programs:
+            model, how = self._model.clone(**OUTPUTS[output]), self.preparation
+
+            def predict(variables: dict[str, Any], images: jax.Array) -> Any:
+                return model.apply(variables, normalize(images, how.mean, how.std, model.dtype))
+
+            shape = (size, how.image_size, how.image_size, 3)
+            images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=self._split)
+            program = jax.jit(predict, out_shardings=self._split)
+            self._programs[output, size] = program.lower(self._variables, images).compile(compiler_options())
+            self.compilations += 1
+        return self._programs[output, size]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis; in NumPy, since compiling it takes longer than it does."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def _finish(images: list[ImageLike], result: Any) -> Iterator[tuple[ImageLike, Any]]:
+    """Waits for a batch; without its padding, image by image."""
+    rows = jax.tree.map(np.asarray, result)
+    for index, image in enumerate(images):
+        yield image, jax.tree.map(lambda leaf, index=index: leaf[index], rows)

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,12 @@ def _items(state: TrainState) -> dict[str, Any]:
     return items | ({"ema": state.ema} if state.ema is not None else {})
 
 
-def claim_workdir(workdir: str | os.PathLike, config: Mapping[str, Any]) -> None:
+def claim_workdir(
+    workdir: str | os.PathLike, config: Mapping[str, Any], class_names: Sequence[str] | None = None
+) -> None:
     """Makes `workdir` the run of `config` and writes its config.json, which `eca_jax.load` reads.
+
+    The names of the data set's classes go with it, for predictions.
 
     Raises:
       ValueError: the checkpoints in it are of a run whose steps or weights this config cannot go on from.
@@ -92,7 +96,8 @@ def claim_workdir(workdir: str | os.PathLike, config: Mapping[str, Any]) -> None
                 )
     if jax.process_index() == 0:
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / CONFIG_FILE, describe_model(config) | {"config": config})
+        named = {} if class_names is None else {"class_names": list(class_names)}
+        write_json(path / CONFIG_FILE, describe_model(config) | {"config": config} | named)
 
 
 def describe_model(config: Mapping[str, Any]) -> dict[str, Any]:

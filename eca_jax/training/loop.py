@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from eca_jax.compilation_cache import use_compilation_cache
 from eca_jax.data import load_source, prefetch_to_device, steps_per_epoch, train_batches
 from eca_jax.data.sources import Source
 from eca_jax.layers.lowering import compiler_options
@@ -57,7 +58,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, An
     _check(config, source)
     epoch_steps = steps_per_epoch(source, config["batch_size"])
     program = build(config, data_mesh(), epoch_steps)
-    checkpoint.claim_workdir(workdir, config)
+    checkpoint.claim_workdir(workdir, config, source.class_names)
     progress.say(
         f"{config['model']} on {config['dataset']}: {source.num_examples('train')} images, "
         f"{config['num_epochs']} epochs of {epoch_steps} steps of {config['batch_size']}, "
@@ -270,12 +271,6 @@ def _evaluate(
         interpolation=config["interpolation"],
         interrupt=interrupt,
     )
-
-
-def use_compilation_cache(directory: str) -> None:
-    """Keeps compiled programs in `directory` ("" for nowhere) unless JAX_COMPILATION_CACHE_DIR says otherwise."""
-    if directory and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
 
 
 @jax.jit

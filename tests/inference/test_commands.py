@@ -1,48 +1,17 @@
-"""`predict` and `evaluate` on weights and images that the tests make."""
+"""`predict`, `evaluate` and `export` on weights and images that the tests make."""
 
+import csv
+import io
 import json
+import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-import eca_jax
 from eca_jax import cli
 from eca_jax.data import eval_image
-from eca_jax.inference import Predictor
-from eca_jax.models import Preprocessing
-from eca_jax.training.checkpoint import save_variables
-
-PREPROCESSING = {"image_size": 32, "resize_size": 40, "interpolation": "bicubic", "mean": [0.4] * 3, "std": [0.3] * 3}
-
-
-@pytest.fixture(scope="module")
-def model():
-    return eca_jax.create_model("eca_resnet18", num_classes=4, small_images=True)
-
-
-@pytest.fixture(scope="module")
-def variables(model):
-    """Running variances of an untrained network are 1 whatever its activations; a small head keeps logits apart."""
-    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), jnp.zeros((1, 32, 32, 3)))
-    random = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        if path[-1].key in ("var", "scale"):
-            return np.ones(leaf.shape, np.float32)
-        return (random.normal(size=leaf.shape) * np.prod(leaf.shape[:-1]) ** -0.5).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-@pytest.fixture(scope="module")
-def weights(variables, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "w"
-    meta = {"model": "eca_resnet18", "num_classes": 4, "overrides": {"small_images": True}}
-    save_variables(path, variables, meta | {"preprocessing": PREPROCESSING})
-    return path
 
 
 @pytest.fixture
@@ -70,20 +39,44 @@ def test_predict_prints_the_models_probabilities(model, variables, weights, imag
         np.testing.assert_allclose([p for _, p in found], np.sort(expected)[::-1], rtol=1e-4)
 
 
-def test_predict_names_the_classes(weights, images, tmp_path, capsys):
-    (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\n")
-    arguments = ["--weights", str(weights), "--classes", str(tmp_path / "names.txt"), images[0]]
-    assert cli.main(["predict", *arguments]) == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in ("ant", "bee", "cat", "dog"))
+def test_predict_prints_a_table_or_csv_with_the_names_of_the_classes(weights, images, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("ant\nbee, queen\ncat\ndog\n")
+    arguments = ["predict", "--weights", str(weights), "--classes", str(tmp_path / "names.txt"), "--top", "4", *images]
+    assert cli.main(arguments) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["image", "probability", "class"]
+    assert [row.split()[0] for row in rows[::4]] == images
+    assert {row.split()[-1] for row in rows} == {"ant", "queen", "cat", "dog"}
+    assert cli.main([*arguments, "--csv"]) == 0
+    table = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["image"] for row in table[::4]] == images
+    assert [row["rank"] for row in table[:4]] == ["1", "2", "3", "4"]
+    assert {row["name"] for row in table} == {"ant", "bee, queen", "cat", "dog"}
+    for row in table:
+        assert row["name"] == ["ant", "bee, queen", "cat", "dog"][int(row["class"])]
+    assert sum(float(row["probability"]) for row in table[:4]) == pytest.approx(1)
 
 
-def test_number_of_images_does_not_change_a_prediction(model, variables):
-    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
-    predictor = Predictor(model, variables, Preprocessing(image_size=32), batch_size=2)
-    np.testing.assert_allclose(predictor(images)[4:], predictor(images[4:]), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="uint8"):
-        predictor(images.astype(np.float32))
+def test_images_come_from_folders_patterns_and_standard_input(weights, images, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "folder" / "inner"
+    folder.mkdir(parents=True)
+    for path in images[:2]:
+        shutil.copy(path, folder)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([images[2], ""])))
+    arguments = [str(folder.parent), str(tmp_path / "*.png"), "-"]
+    assert cli.main(["predict", "--weights", str(weights), "--json", *arguments]) == 0
+    found = [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()]
+    assert found == [str(folder / "0.png"), str(folder / "1.png"), *images, images[2]]
+
+
+def test_predict_reports_and_skips_what_is_no_image(weights, images, capsys):
+    arguments = ["predict", "--weights", str(weights), "--json", images[0], __file__, "absent.jpg", images[1]]
+    assert cli.main(arguments) == 1
+    captured = capsys.readouterr()
+    assert [json.loads(line)["image"] for line in captured.out.splitlines()] == images[:2]
+    first, second = captured.err.splitlines()
+    assert first.startswith(f"skipped: cannot decode image {__file__}")
+    assert second == "skipped: no such image: absent.jpg"
 
 
 @pytest.mark.slow
@@ -103,13 +96,20 @@ def test_evaluate_counts_every_image_once(weights, folder_dir, capsys):
         (["predict", "--weights", "no/such", "x.jpg"], "no/such"),
         (["predict", "--weights", "WEIGHTS", "--model", "resnet18", "x.jpg"], "not resnet18"),
         (["predict", "--weights", "WEIGHTS", "--classes", __file__, "x.jpg"], "the model has 4"),
+        (["predict", "--weights", "WEIGHTS", "--top", "0", "x.jpg"], "--top"),
+        (["predict", "--weights", "WEIGHTS", "EMPTY"], "no images in"),
+        (["export", "--weights", "WEIGHTS", "--platforms", "cpu,abacus", "OUT"], "abacus"),
+        (["export", "--weights", "WEIGHTS", "EMPTY"], "is a directory"),
         (["evaluate", "--weights", "WEIGHTS", "--data", "folder", "--data_dir", "no/such"], "no/such"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments, message, weights, capsys):
-    arguments = [str(weights) if argument == "WEIGHTS" else argument for argument in arguments]
+def test_bad_input_is_one_line_and_status_2(arguments, message, weights, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    stands_for = {"WEIGHTS": weights, "EMPTY": tmp_path / "empty", "OUT": tmp_path / "out"}
+    arguments = [str(stands_for.get(argument, argument)) for argument in arguments]
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+    assert not (tmp_path / "out").exists()

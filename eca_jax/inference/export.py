@@ -1,0 +1,101 @@
+"""A model and its weights as one file that runs without this package: StableHLO by `jax.export`."""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+import eca_jax
+from eca_jax.convert.files import replacing
+from eca_jax.inference.exported import checksum
+from eca_jax.inference.predictor import Loaded
+from eca_jax.layers.lowering import compile_for
+from eca_jax.training.step import normalize
+
+# By jax.export's names, and what each is called where programs are traced.
+PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}
+INPUTS = ("uint8", "float32")
+
+
+def export(
+    path: str | os.PathLike, loaded: Loaded, *, input: str = "uint8", platforms: Sequence[str] = tuple(PLATFORMS)
+) -> None:
+    """Writes a file that `eca_jax.load_exported` reads; see there for what is in it.
+
+    The batch size stays open. Any machine can export for all platforms.
+
+    Args:
+      loaded: what `load_for_inference` returns.
+      input: "uint8" normalises the pixels in the program, "float32" leaves that to the caller.
+      platforms: of "cpu", "cuda" and "tpu".
+
+    Raises:
+      ValueError: unknown input or platform, or `path` is a directory.
+    """
+    if input not in INPUTS:
+        raise ValueError(f"input must be one of {', '.join(INPUTS)}, not {input!r}")
+    unknown = set(platforms) - set(PLATFORMS)
+    if unknown or not platforms:
+        raise ValueError(f"platforms are some of {', '.join(PLATFORMS)}, not {', '.join(sorted(unknown)) or 'none'}")
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a directory; the exported model is one file")
+
+    size = loaded.preparation.image_size
+    images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), size, size, 3), jnp.dtype(input))
+    weights = {name: np.asarray(leaf) for name, leaf in flatten_dict(loaded.variables, sep="/").items()}
+    program = jax.export.export(jax.jit(_program(loaded, input, platforms)), platforms=platforms)(weights, images)
+    metadata = {
+        "model": loaded.name,
+        "input": input,
+        "dtype": jnp.dtype(loaded.model.dtype).name,
+        "num_classes": loaded.model.num_classes,
+        "class_names": loaded.class_names,
+        "preprocessing": asdict(loaded.preparation),
+        "platforms": list(platforms),
+        "versions": {
+            "eca_jax": eca_jax.__version__,
+            "jax": jax.__version__,
+            "flax": version("flax"),
+            "python": platform.python_version(),
+        },
+    }
+    arrays = weights | {
+        "program": np.frombuffer(program.serialize(), np.uint8),
+        "metadata": np.array(json.dumps(metadata)),
+    }
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays, sha256=np.array(checksum(arrays)))
+
+
+def _program(loaded: Loaded, input: str, platforms: Sequence[str]) -> Callable[..., jax.Array]:
+    """(weights by name, images) -> logits, in each platform's own forms."""
+    model, how = loaded.model, loaded.preparation
+
+    def logits(variables: dict[str, Any], images: jax.Array) -> jax.Array:
+        if input == "uint8":
+            images = normalize(images, how.mean, how.std, model.dtype)
+        return model.apply(variables, images)
+
+    def on(name: str) -> Callable[..., jax.Array]:
+        def traced(variables: dict[str, Any], images: jax.Array) -> jax.Array:
+            with compile_for(PLATFORMS[name]):
+                if name != "cpu":
+                    return logits(variables, images)
+                # The forms that are fast on a CPU depend on the batch size, so each image is a batch of its own.
+                return jax.lax.map(lambda image: logits(variables, image[None])[0], images)
+
+        return traced
+
+    def program(weights: dict[str, jax.Array], images: jax.Array) -> jax.Array:
+        forms = {name: on(name) for name in platforms}
+        return jax.lax.platform_dependent(unflatten_dict(weights, sep="/"), images, **forms)
+
+    return program

@@ -1,0 +1,179 @@
+"""`eca_jax.Predictor` against `model.apply` on images prepared one by one."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from small_network import random_variables
+
+import eca_jax
+from eca_jax.data import eval_image
+from eca_jax.inference.class_names import class_names, imagenet_names
+from eca_jax.inference.predictor import Loaded
+from eca_jax.models import Preprocessing
+from eca_jax.models.timm_resnet import regular
+
+FAMILIES = {
+    "eca_resnet18": {"stage_sizes": (1, 1, 1, 1)},
+    "eca_mobilenet_v2": {"width_mult": 0.5},
+    "ecaresnet26t": {"stages": regular(1, 1, 1, 1)},
+    "eca_resnext26ts": {"stage_sizes": (1, 1, 1, 1)},
+    "eca_nfnet_l0": {"stage_sizes": (1, 1, 1, 1)},
+    "eca_vovnet39b": {"stage_sizes": (1, 1, 1, 1)},
+}
+
+
+def random_images(count, seed=0):
+    """Arrays uint8 [H, W, 3] of mixed sizes."""
+    random = np.random.default_rng(seed)
+    return [random.integers(0, 256, (*random.integers(20, 90, 2), 3), np.uint8) for _ in range(count)]
+
+
+def apply(model, variables, images, how):
+    """What the model itself says, of images prepared by the recipe."""
+    pixels = np.stack([eval_image(i, how.image_size, how.resize_size, how.interpolation) for i in images])
+    normalized = (pixels / np.float32(255) - np.float32(how.mean)) / np.float32(how.std)
+    return jax.tree.map(np.asarray, jax.jit(model.apply)(variables, normalized))
+
+
+def assert_same(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_predicts_what_the_model_does(name):
+    model = eca_jax.create_model(name, num_classes=10, **FAMILIES[name])
+    how = Preprocessing(image_size=64, resize_size=72, interpolation="bicubic")
+    variables = random_variables(model, 64)
+    predictor = eca_jax.Predictor(Loaded(name, model, variables, how, None), batch_sizes=(32,))
+    images = random_images(64)
+    assert_same(predictor(images), apply(model, variables, images, how))
+    assert predictor.compilations == 1
+
+
+@pytest.fixture(scope="module")
+def predictor(loaded):
+    return eca_jax.Predictor(loaded, batch_sizes=(8, 1, 4))
+
+
+def test_any_number_of_images_takes_one_program_a_batch_size(predictor, model, variables):
+    assert predictor.batch_sizes == [1, 4, 8]
+    images = random_images(19)
+    expected = apply(model, variables, images, predictor.preparation)
+    for count in (1, 2, 4, 5, 8, 9, 19):
+        assert_same(predictor(images[:count]), expected[:count])
+    assert predictor.compilations == 3
+
+
+def test_features_and_feature_maps(predictor, model, variables):
+    images, how = random_images(3), predictor.preparation
+    assert_same(predictor.features(images), apply(model.clone(num_classes=0), variables, images, how))
+    maps = predictor.feature_maps(images)
+    for found, expected in zip(maps, apply(model.clone(features_only=True), variables, images, how), strict=True):
+        assert_same(found, expected)
+
+
+def test_every_kind_of_image_is_read(predictor, tmp_path):
+    pixels = random_images(1)[0]
+    image, path, encoded = Image.fromarray(pixels), tmp_path / "image.png", io.BytesIO()
+    image.save(path)
+    image.save(encoded, "PNG")
+    kinds = [pixels, image, path, str(path), encoded.getvalue(), jax.numpy.asarray(pixels)]
+    for kind in kinds:
+        np.testing.assert_array_equal(predictor(kind), predictor([pixels]))
+    assert predictor(np.stack([pixels, pixels])).shape == (2, 4)
+    for bad, message in (
+        (pixels.astype(np.float32), "uint8"),
+        (b"no image", "cannot decode"),
+        (tmp_path / "absent.png", "absent.png"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            predictor(bad)
+    with pytest.raises(ValueError, match="no images"):
+        predictor([])
+
+
+def test_classes_come_with_probabilities_and_names(predictor, model, variables):
+    images = random_images(2)
+    probabilities = np.asarray(jax.nn.softmax(apply(model, variables, images, predictor.preparation)))
+    np.testing.assert_allclose(predictor.probabilities(images), probabilities, rtol=1e-4)
+    for found, expected in zip(predictor.top(images, k=3), probabilities, strict=True):
+        assert [prediction.index for prediction in found] == np.argsort(-expected)[:3].tolist()
+        assert [prediction.name for prediction in found] == [None] * 3
+
+
+def test_stream_is_lazy_ordered_and_survives_bad_images(predictor):
+    """400 images of mixed sizes, of which only a few are taken before the first result."""
+    taken, bad = [], []
+
+    def images():
+        for index, pixels in enumerate(random_images(400)):
+            taken.append(index)
+            yield b"no image" if index % 50 == 7 else pixels
+
+    stream = predictor.stream(images(), on_error=lambda image, error: bad.append(str(error)))
+    first = next(stream)
+    assert len(taken) < 100
+    results = [first, *stream]
+    assert len(bad) == 8
+    assert len(results) == 392
+    good = [pixels for index, pixels in enumerate(random_images(400)) if index % 50 != 7]
+    for (image, _), expected in zip(results, good, strict=True):
+        np.testing.assert_array_equal(image, expected)
+    assert_same(np.stack([logits for _, logits in results[380:]]), predictor(good[380:]))
+    with pytest.raises(ValueError, match="cannot decode"):
+        list(predictor.stream(images()))
+
+
+def test_weights_are_loaded_by_name_in_the_dtype_asked_for(weights, predictor):
+    images = random_images(4)
+    half = eca_jax.Predictor.load("eca_resnet18", weights, dtype=jax.numpy.bfloat16, batch_sizes=(4,))
+    full = predictor(images)
+    difference = np.abs(half(images) - full).max() / np.abs(full).max()
+    assert 0 < difference < 0.05
+    with pytest.raises(ValueError, match="batch sizes"):
+        eca_jax.Predictor.load(None, weights, batch_sizes=(0,))
+
+
+def test_names_are_imagenets_or_those_beside_the_weights():
+    """Identifiers are in the order that all published weights have, which is alphabetical."""
+    names = imagenet_names()
+    assert len(names) == len(set(names.values())) == 1000
+    assert list(names) == sorted(names)
+    assert (names["n01440764"], names["n02123045"], names["n15075141"]) == ("tench", "tabby", "toilet tissue")
+    assert class_names({}, 1000) == list(names.values())
+    assert class_names({}, 10) is None
+    assert class_names({"class_names": ["n02123045", "dog"]}, 3) == ["tabby", "dog", "2"]
+
+
+def test_importing_the_package_imports_nothing_else():
+    check = "import eca_jax, sys; print({'jax', 'flax', 'numpy', 'tensorflow'} & set(sys.modules)); eca_jax.layers.ECA"
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_batches_are_split_over_all_devices(weights):
+    """In a process with four devices: sizes become multiples of four, and every device gets a part."""
+    check = f"""
+import numpy as np, jax, eca_jax
+predictor = eca_jax.Predictor.load(None, {str(weights)!r}, batch_sizes=(1, 6))
+assert predictor.batch_sizes == [4, 8], predictor.batch_sizes
+images = np.random.default_rng(0).integers(0, 256, (9, 50, 60, 3), np.uint8)
+together = predictor(images)
+assert predictor.compilations == 2
+program = predictor._programs["logits", 8]
+assert {{s.device for s in program(predictor._variables, np.zeros((8, 32, 32, 3), np.uint8)).addressable_shards}} == \
+    set(jax.devices())
+print(together.tolist())
+"""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    images = np.random.default_rng(0).integers(0, 256, (9, 50, 60, 3), np.uint8)
+    one = eca_jax.Predictor.load(None, weights, batch_sizes=(9,))(images)
+    assert_same(np.array(json.loads(result.stdout)), one)
