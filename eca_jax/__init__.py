@@ -15,6 +15,7 @@ _HOMES = {
     "list_models": "eca_jax.models",
     "load": "eca_jax.convert",
     "load_exported": "eca_jax.inference.exported",
+    "models": None,
 }
 __all__ = sorted(_HOMES)
 

@@ -131,6 +131,8 @@ def test_eval_only_reproduces_the_best_evaluation(run, whole):
 def test_config_json_says_what_rebuilds_the_model(whole):
     workdir, _ = whole
     meta = json.loads((workdir / "config.json").read_text())
+    assert meta["class_names"] == sorted(meta["class_names"])
+    assert len(meta["class_names"]) == meta["num_classes"]
     assert meta["model"] == "eca_resnet18"
     assert meta["num_classes"] == 3
     assert meta["overrides"] == {"small_images": True, "stage_sizes": [1, 1, 0, 0]}
