@@ -41,6 +41,7 @@ def plan(config: Mapping[str, Any], topology: str, num_examples: int) -> dict[st
         "batch_per_chip": batch_size / slice_.chips,
         "bn_group_size": config["bn_group_size"],
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),
+        "checkpoint_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.state)),
         "memory_bytes_per_device": {**estimate.memory, "total": estimate.memory_total},
         "memory_capacity_bytes_per_device": estimate.memory_capacity,
         "fits": estimate.memory_total <= estimate.memory_capacity,
