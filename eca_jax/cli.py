@@ -16,6 +16,7 @@ COMMANDS = (
     ("evaluate", "accuracy on a validation set, every image once", "eca_jax.inference.command"),
     ("predict", "classes of images", "eca_jax.inference.command"),
     ("export", "model and weights as one file that needs only JAX", "eca_jax.inference.command"),
+    ("scale-report", "throughput and limits of TPU slices, from dry runs", "eca_jax.analysis.scaling"),
     ("bench", "speed, with the peer beside it", "eca_jax.analysis.bench"),
 )
 

@@ -22,7 +22,13 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """One TPU generation. Published figures of cloud.google.com/tpu/docs, per chip."""
+    """One TPU generation. Published figures of cloud.google.com/tpu/docs (a page each: v4, v5e, v5p, v6e), per chip.
+
+    They give both directions of all links of a chip together: v5e 400 GB/s over 4 links is 50 GB/s one way on one.
+    v4's links and its share of the data-centre network, and when an axis closes to a ring, are from "How to Scale
+    Your Model" (jax-ml.github.io/scaling-book/tpus); host cores are the vCPUs of the machine types ct4p, ct5lp, ct5p
+    and ct6e.
+    """
 
     name: str
     peak_flops: float  # bfloat16, per second
@@ -33,10 +39,19 @@ class Chip:
     devices: int = 1  # JAX devices a chip shows
     cores_in_name: int = 1  # what an accelerator name counts: v4-8 has 8 cores on 4 chips, v6e-8 has 8 chips
     config: dict[str, Any] | None = None  # what libtpu must be told besides the topology
+    link_bandwidth: float = 0  # bytes per second, one way, of one of the 2 x `dimensions` links; 0: not published
+    ring: int = 0  # an axis of a multiple of so many chips closes to a ring
+    dcn_bandwidth: float = 0  # bytes per second on the data-centre network, one way: a chip's share of its host's
+    host_cores: float = 0  # vCPUs: a chip's share of its host's, in the host with the fewest
 
     @property
     def clock_hz(self) -> float:
         return self.peak_flops / self.flops_per_cycle
+
+    def rings(self, layout: tuple[int, ...]) -> tuple[bool, ...]:
+        """Which axes of a slice close to a ring; those of a 3-D slice do so only all together."""
+        closed = tuple(axis % self.ring == 0 for axis in layout)
+        return closed if self.dimensions == 2 else (all(closed),) * len(layout)
 
 
 CHIPS = {
@@ -44,13 +59,26 @@ CHIPS = {
     for chip in (
         Chip("v2", 46e12, 2 * 128 * 128 * 2, 16, 2, 256, devices=2, cores_in_name=2),
         Chip("v3", 123e12, 2 * 128 * 128 * 4, 32, 2, 1024, devices=2, cores_in_name=2),
-        # JAX runs v4's two cores as one device ("megacore"); libtpu has to be told so.
-        Chip("v4", 275e12, 2 * 128 * 128 * 8, 32, 3, 4096, 1, 2, {"chip_config_name": "megacore"}),
-        Chip("v5e", 197e12, 2 * 128 * 128 * 4, 16, 2, 256),
-        Chip("v5p", 459e12, 2 * 128 * 128 * 8, 95, 3, 6144, cores_in_name=2),
-        Chip("v6e", 918e12, 2 * 256 * 256 * 4, 32, 2, 256),
+        Chip(
+            "v4", 275e12, 2 * 128 * 128 * 8, 32, 3, 4096, cores_in_name=2,
+            # JAX runs v4's two cores as one device ("megacore"); libtpu has to be told so.
+            config={"chip_config_name": "megacore"},
+            link_bandwidth=45e9, ring=4, dcn_bandwidth=6.25e9, host_cores=240 / 4,
+        ),
+        Chip(
+            "v5e", 197e12, 2 * 128 * 128 * 4, 16, 2, 256,
+            link_bandwidth=50e9, ring=16, dcn_bandwidth=6.4e12 / 8 / 256, host_cores=224 / 8,
+        ),
+        Chip(
+            "v5p", 459e12, 2 * 128 * 128 * 8, 95, 3, 6144, cores_in_name=2,
+            link_bandwidth=100e9, ring=4, dcn_bandwidth=50e9 / 8, host_cores=208 / 4,
+        ),
+        Chip(
+            "v6e", 918e12, 2 * 256 * 256 * 4, 32, 2, 256,
+            link_bandwidth=100e9, ring=16, dcn_bandwidth=25.6e12 / 8 / 256, host_cores=180 / 8,
+        ),
     )
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
