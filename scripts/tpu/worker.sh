@@ -25,7 +25,7 @@ case $task in
     $print || echo "$status" >train.status
     ;;
   status)
-    if tmux has-session -t train 2>/dev/null; then
+    if tmux has-session -t =train 2>/dev/null; then
       echo "training running"
     else
       echo "training $(cat train.status 2>/dev/null || echo lost)"
