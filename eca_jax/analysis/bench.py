@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from eca_jax.analysis import bench_device, bench_report, bench_tpu
+from eca_jax.analysis import bench_device, bench_predict, bench_report, bench_tpu
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -11,6 +11,7 @@ def add_parsers(subparsers: Any) -> None:
     subjects = parser.add_subparsers(required=True, metavar="SUBJECT")
     bench_tpu.add_parsers(subjects)
     bench_device.add_parsers(subjects)
+    bench_predict.add_parsers(subjects)
     data = subjects.add_parser("data", help="the input pipeline, beside torchvision's DataLoader")
     data.add_argument("--images", type=int, default=512, help="JPEG files to make and read")
     data.add_argument("--workers", type=int, default=2, help="decoding threads of ours, processes of the peer")

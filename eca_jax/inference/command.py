@@ -52,6 +52,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     )
     _add_weights(export)
     export.add_argument("out", metavar="OUT", help="the file to write, such as model.npz")
+    export.add_argument("--saved_model", action="store_true", help="write a TensorFlow SavedModel, a directory")
     export.add_argument("--classes", help="a text file with one class name a line, in the order of the classes")
     export.add_argument(
         "--input", default="uint8", choices=("uint8", "float32"), help="pixels, or pixels normalised by the caller"
@@ -165,9 +166,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    from eca_jax.inference.export import export
+    from eca_jax.inference.export import export, export_saved_model
 
     loaded = _load(args, args.classes)
-    export(args.out, loaded, input=args.input, platforms=args.platforms.split(","))
-    print(f"{args.out}: {loaded.name}, {args.input} images, for {args.platforms}; {os.path.getsize(args.out):,} bytes")
+    write = export_saved_model if args.saved_model else export
+    write(args.out, loaded, input=args.input, platforms=args.platforms.split(","))
+    print(f"{args.out}: {loaded.name}, {args.input} images [N, S, S, 3] of {loaded.preparation.image_size} pixels")
     return 0

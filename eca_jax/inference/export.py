@@ -1,11 +1,13 @@
-"""A model and its weights as one file that runs without this package: StableHLO by `jax.export`."""
+"""A model and its weights for systems that do not have this package: one file for JAX, or a SavedModel."""
 
 import json
 import os
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import eca_jax
 from eca_jax.convert.files import replacing
+from eca_jax.data.runtime import tensorflow
 from eca_jax.inference.exported import checksum
 from eca_jax.inference.predictor import Loaded
 from eca_jax.layers.lowering import compile_for
@@ -40,19 +43,81 @@ def export(
     Raises:
       ValueError: unknown input or platform, or `path` is a directory.
     """
-    if input not in INPUTS:
-        raise ValueError(f"input must be one of {', '.join(INPUTS)}, not {input!r}")
-    unknown = set(platforms) - set(PLATFORMS)
-    if unknown or not platforms:
-        raise ValueError(f"platforms are some of {', '.join(PLATFORMS)}, not {', '.join(sorted(unknown)) or 'none'}")
+    _check(input, platforms)
     if os.path.isdir(path):
         raise ValueError(f"{path} is a directory; the exported model is one file")
 
     size = loaded.preparation.image_size
     images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), size, size, 3), jnp.dtype(input))
-    weights = {name: np.asarray(leaf) for name, leaf in flatten_dict(loaded.variables, sep="/").items()}
+    weights = _weights(loaded)
     program = jax.export.export(jax.jit(_program(loaded, input, platforms)), platforms=platforms)(weights, images)
-    metadata = {
+    arrays = weights | {
+        "program": np.frombuffer(program.serialize(), np.uint8),
+        "metadata": np.array(json.dumps(_metadata(loaded, input, platforms))),
+    }
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays, sha256=np.array(checksum(arrays)))
+
+
+def export_saved_model(
+    path: str | os.PathLike, loaded: Loaded, *, input: str = "uint8", platforms: Sequence[str] = tuple(PLATFORMS)
+) -> None:
+    """Writes a TensorFlow SavedModel by `jax2tf`: its signature "serving_default" takes `images`, returns "logits".
+
+    The metadata lie in `assets.extra/metadata.json`. Arguments are those of `export`.
+
+    Raises:
+      ValueError: unknown input or platform, or there is something at `path`.
+    """
+    from jax.experimental import jax2tf
+
+    _check(input, platforms)
+    path = Path(path)
+    if path.exists():
+        raise ValueError(f"{path} exists; choose another name for the SavedModel's directory")
+
+    tf = tensorflow()
+    converted = jax2tf.convert(
+        _program(loaded, input, platforms),
+        polymorphic_shapes=[None, "(batch, ...)"],
+        native_serialization_platforms=platforms,
+        with_gradient=False,
+    )
+    module = tf.Module()
+    module.weights = [tf.Variable(leaf, name=name) for name, leaf in _weights(loaded).items()]
+    names, size = list(_weights(loaded)), loaded.preparation.image_size
+
+    def logits(images):
+        return {"logits": converted(dict(zip(names, module.weights, strict=True)), images)}
+
+    specification = tf.TensorSpec([None, size, size, 3], input, name="images")
+    module.logits = tf.function(logits, autograph=False, input_signature=[specification])
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        tf.saved_model.save(module, str(temporary), signatures=module.logits)
+        extra = temporary / "assets.extra"
+        extra.mkdir()
+        (extra / "metadata.json").write_text(json.dumps(_metadata(loaded, input, platforms)))
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check(input: str, platforms: Sequence[str]) -> None:
+    if input not in INPUTS:
+        raise ValueError(f"input must be one of {', '.join(INPUTS)}, not {input!r}")
+    unknown = set(platforms) - set(PLATFORMS)
+    if unknown or not platforms:
+        raise ValueError(f"platforms are some of {', '.join(PLATFORMS)}, not {', '.join(sorted(unknown)) or 'none'}")
+
+
+def _weights(loaded: Loaded) -> dict[str, np.ndarray]:
+    """By name: {"params/conv1/kernel": ..., ...}."""
+    return {name: np.asarray(leaf) for name, leaf in flatten_dict(loaded.variables, sep="/").items()}
+
+
+def _metadata(loaded: Loaded, input: str, platforms: Sequence[str]) -> dict[str, Any]:
+    return {
         "model": loaded.name,
         "input": input,
         "dtype": jnp.dtype(loaded.model.dtype).name,
@@ -67,12 +132,6 @@ def export(
             "python": platform.python_version(),
         },
     }
-    arrays = weights | {
-        "program": np.frombuffer(program.serialize(), np.uint8),
-        "metadata": np.array(json.dumps(metadata)),
-    }
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays, sha256=np.array(checksum(arrays)))
 
 
 def _program(loaded: Loaded, input: str, platforms: Sequence[str]) -> Callable[..., jax.Array]:

@@ -98,7 +98,8 @@ class Predictor:
       preparation: how images are prepared.
       class_names: one a class, or None.
       batch_sizes: ascending; each the asked-for size rounded up to a multiple of the local devices.
-      compilations: programs compiled so far.
+      sharding, variables: how batches are split over the devices, and the weights, on every device.
+      programs: by output and batch size, the compiled (variables, uint8 images [size, S, S, 3]) -> output.
     """
 
     def __init__(
@@ -111,14 +112,13 @@ class Predictor:
         if not batch_sizes or min(batch_sizes) < 1:
             raise ValueError(f"batch sizes must be 1 or more, not {tuple(batch_sizes)}")
         mesh = Mesh(np.asarray(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,))
-        self._split, replicated = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("data", None))
+        self.sharding, replicated = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("data", None))
         self._model = loaded.model
-        self._variables = jax.device_put(loaded.variables, replicated)
-        self._programs: dict[tuple[str, int], Any] = {}
+        self.variables = jax.device_put(loaded.variables, replicated)
+        self.programs: dict[tuple[str, int], Any] = {}
         self.preparation = loaded.preparation
         self.class_names = loaded.class_names
         self.batch_sizes = sorted({-(-size // mesh.size) * mesh.size for size in batch_sizes})
-        self.compilations = 0
         for output in outputs:
             for size in self.batch_sizes:
                 self._program(output, size)
@@ -235,7 +235,7 @@ class Predictor:
         pixels = np.zeros((size, *batch[0][1].shape), np.uint8)
         for row, (_, image) in zip(pixels, batch, strict=False):
             row[:] = image
-        result = self._program(output, size)(self._variables, jax.device_put(pixels, self._split))
+        result = self._program(output, size)(self.variables, jax.device_put(pixels, self.sharding))
         for leaf in jax.tree.leaves(result):
             leaf.copy_to_host_async()
         return [image for image, _ in batch], result
@@ -244,18 +244,17 @@ class Predictor:
         """The compiled (variables, uint8 images [size, S, S, 3]) -> output."""
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
-        if (output, size) not in self._programs:
+        if (output, size) not in self.programs:
             model, how = self._model.clone(**OUTPUTS[output]), self.preparation
 
             def predict(variables: dict[str, Any], images: jax.Array) -> Any:
                 return model.apply(variables, normalize(images, how.mean, how.std, model.dtype))
 
             shape = (size, how.image_size, how.image_size, 3)
-            images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=self._split)
-            program = jax.jit(predict, out_shardings=self._split)
-            self._programs[output, size] = program.lower(self._variables, images).compile(compiler_options())
-            self.compilations += 1
-        return self._programs[output, size]
+            images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=self.sharding)
+            program = jax.jit(predict, out_shardings=self.sharding)
+            self.programs[output, size] = program.lower(self.variables, images).compile(compiler_options())
+        return self.programs[output, size]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

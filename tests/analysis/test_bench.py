@@ -5,8 +5,9 @@ import json
 import pytest
 
 from eca_jax import cli
-from eca_jax.analysis import bench_device, bench_report
+from eca_jax.analysis import bench_device, bench_predict, bench_report
 from eca_jax.analysis.bench_tpu import contestants
+from eca_jax.models import Preprocessing
 
 
 def test_contestants_are_warmed_and_take_turns():
@@ -32,6 +33,15 @@ def test_inference_is_measured_and_reported_as_json_with_a_plot(tmp_path, capsys
     assert result["machine"]["jax"] and result["machine"]["device"]
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [plot]
+
+
+def test_a_stream_of_images_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr(bench_predict, "preprocessing", lambda name: Preprocessing(image_size=32, resize_size=36))
+    arguments = "bench predict --model resnet18 --images 10 --batch_size 4 --json"
+    assert cli.main(arguments.split()) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert 0 < result["busy"] <= 1
+    assert min(result["images_per_second"], result["images_per_second_alone"]) > 0
 
 
 @pytest.mark.slow

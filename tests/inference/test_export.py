@@ -1,6 +1,7 @@
 """One file with model and weights: the same answers without this package, and no answer from a damaged file."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -123,3 +124,19 @@ def test_a_changed_file_is_refused(exported, changed, tmp_path):
     assert zipfile.ZipFile(tmp_path / "changed").testzip() is None
     with pytest.raises(ValueError, match="SHA-256"):
         eca_jax.load_exported(tmp_path / "changed")
+
+
+def test_a_saved_model_answers_as_the_model_does(weights, images, expected, tmp_path, capsys):
+    from eca_jax.data.runtime import tensorflow
+
+    path = tmp_path / "saved"
+    arguments = ["export", "--weights", str(weights), "--saved_model", str(path)]
+    assert cli.main(arguments) == 0
+    tf = tensorflow()
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    for count in (1, 3):
+        assert_same(serve(images=tf.constant(images[:count]))["logits"].numpy(), expected[:count])
+    assert json.loads((path / "assets.extra" / "metadata.json").read_text())["model"] == "eca_resnet18"
+    assert cli.main(arguments) == 2
+    assert "exists" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
