@@ -205,7 +205,7 @@ class Predictor:
         """Batches of the largest size and what is left, as (image, pixels), decoded two batches ahead."""
         size = self.batch_sizes[-1]
         images, batch, decoding = iter(images), [], deque()
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode") as pool:
+        with ThreadPoolExecutor(os.cpu_count(), "decode") as pool:
             while True:
                 for image in islice(images, 2 * size - len(decoding)):
                     decoding.append((image, pool.submit(self._prepare, image)))
