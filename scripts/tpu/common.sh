@@ -5,7 +5,7 @@ source "$here/../run.sh"
 # shellcheck source=config.env
 source "${TPU_CONFIG:-$here/config.env}"
 
-place=(--project="$PROJECT" --zone="$ZONE")
+place=(--project="$PROJECT" --zone="$ZONE" --quiet) # quiet: nobody may be there to answer a question
 case $PROVISIONING in
   on-demand | spot) describe=(gcloud compute tpus tpu-vm describe "$NAME" "${place[@]}" '--format=value(state)') ;;
   queued | queued-spot)

@@ -5,7 +5,7 @@ source "$(dirname "$0")/common.sh"
 [[ $# == 0 ]] || usage
 
 if [[ $PROVISIONING == queued* ]]; then
-  run gcloud compute tpus queued-resources delete "$NAME" "${place[@]}" --force --quiet
+  run gcloud compute tpus queued-resources delete "$NAME" "${place[@]}" --force
 else
-  run gcloud compute tpus tpu-vm delete "$NAME" "${place[@]}" --quiet
+  run gcloud compute tpus tpu-vm delete "$NAME" "${place[@]}"
 fi

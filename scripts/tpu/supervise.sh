@@ -71,15 +71,13 @@ while :; do
       elif ! grep -qvx 0 <<<"$ended"; then
         note "done"
         exit 0
-      elif status=$(grep -xm 1 '[12]' <<<"$ended"); then
-        note "training failed; scripts/tpu/logs.sh says why"
-        exit "$status"
-      elif grep -qxE '75|lost' <<<"$ended"; then
+      elif grep -qx lost <<<"$ended" || { grep -qx 75 <<<"$ended" && ! grep -qx '[12]' <<<"$ended"; }; then
         note "training ended to be restarted"
         start "$@" || note "could not start; trying again"
       else
-        note "training crashed; scripts/tpu/logs.sh says why"
-        exit "${ended##*$'\n'}"
+        status=$(grep -xm 1 '[12]' <<<"$ended" || grep -vxm 1 0 <<<"$ended")
+        note "training failed with status $status; scripts/tpu/logs.sh says why"
+        exit "$status"
       fi
       ;;
   esac

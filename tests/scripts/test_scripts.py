@@ -267,12 +267,19 @@ def test_supervise_creates_trains_and_starts_again_until_training_is_done(stage)
 
 
 @pytest.mark.parametrize(
-    ("words", "status"), [("2 75", 2), ("1 1", 1), ("75 1", 1), ("139 139", 139), ("0 0", 0)], ids=str
+    ("words", "status"), [("2 75", 2), ("1 1", 1), ("75 1", 1), ("139 139", 139), ("0 139", 139), ("0 0", 0)], ids=str
 )
 def test_supervise_never_restarts_what_is_done_or_what_failed(stage, words, status):
     stage.answer(status=["running", words])
     stage.run(TPU / "supervise.sh", status=status)
     assert verbs(stage.calls())[-1] == "status"
+
+
+@pytest.mark.parametrize("words", ["lost 75", "75 139", "0 75", "lost 1"])  # the last: its peer may have died first
+def test_supervise_restarts_all_when_one_worker_was_lost(stage, words):
+    stage.answer(status=["running", words, "0 0"])
+    stage.run(TPU / "supervise.sh")
+    assert verbs(stage.calls()).count("train") == 1
 
 
 def test_supervise_leaves_a_running_slice_alone_when_gcloud_does_not_answer(stage):
