@@ -10,5 +10,8 @@ tars=$1 scratch=$2
 for name in ILSVRC2012_img_train.tar ILSVRC2012_img_val.tar; do
   [[ -f $tars/$name ]] || fail "$tars has no $name"
 done
-run tfds build imagenet2012 --manual_dir="$tars" --data_dir="$scratch"
+# Not TFDS's own command line: that one wants Apache Beam.
+run python -c 'import sys, tensorflow_datasets as tfds
+config = tfds.download.DownloadConfig(manual_dir=sys.argv[1])
+tfds.builder("imagenet2012", data_dir=sys.argv[2]).download_and_prepare(download_config=config)' "$tars" "$scratch"
 run gcloud storage rsync --recursive "$scratch/imagenet2012" "$DATA_DIR/imagenet2012"

@@ -68,7 +68,7 @@ class Stage:
         self.answers.mkdir()
         stubs = root / "bin"
         stubs.mkdir()
-        for name in ("gcloud", "git", "mkdir", "tensorboard", "tfds", "srun", "scontrol", "python", "tmux", "sudo"):
+        for name in ("gcloud", "git", "mkdir", "tensorboard", "srun", "scontrol", "python", "tmux", "sudo"):
             (stubs / name).write_text(STUB)
             (stubs / name).chmod(0o755)
         (root / "config.env").write_text(CONFIG)
