@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from eca_jax.layers.attention import ChannelGate
 from eca_jax.layers.conv import Conv
-from eca_jax.layers.lowering import max_pool
+from eca_jax.layers.lowering import compute_once, max_pool
 from eca_jax.layers.norm import BatchNorm, scale_shift
 
 
@@ -31,7 +31,7 @@ def conv_norm_gate(
     if not fold or not (train or conv.mean_commutes):
         return gate(norm(conv(x), train))
     if not train:
-        y, pooled = conv(x, with_mean=True)
+        y, pooled = conv(compute_once(x), with_mean=True)
         a, b, _ = norm.affine(y, train)
         weights = gate.gate(a * pooled + b, fast=True)
         # By factors: their products, one for each example, would be two more small programs before the convolution.

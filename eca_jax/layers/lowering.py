@@ -94,3 +94,8 @@ def max_pool(
 def add_relu(x: jax.Array, y: jax.Array) -> jax.Array:
     """relu(x + y), the end of a residual block, for arrays of one shape."""
     return lowering_cpu.add_relu(x, y) if target_platform() == "cpu" else jax.nn.relu(x + y)
+
+
+def compute_once(x: jax.Array) -> jax.Array:
+    """x, which several operations read. On CPU each of them would compute it again (`lowering_cpu.compute_once`)."""
+    return lowering_cpu.compute_once(x) if target_platform() == "cpu" else x

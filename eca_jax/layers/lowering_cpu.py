@@ -22,6 +22,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -66,9 +67,29 @@ def direct(
     )
 
 
+@jax.custom_vjp
 def _matmul(x: jax.Array, w: jax.Array) -> jax.Array:
     """x [..., K] times w [K, F]: a 1x1 convolution."""
     return lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def _matmul_fwd(x, w):
+    return _matmul(x, w), (x, w)
+
+
+def _matmul_bwd(residuals, g):
+    x, w = residuals
+    # For JAX's own transpose in w XLA writes all of g out again, transposed: up to four times the time of this form.
+    return _matmul(g, w.T), _outer(x, g)
+
+
+def _outer(x: jax.Array, g: jax.Array) -> jax.Array:
+    """[K, F], the sum of x [..., K] times g [..., F] over all positions: the kernel gradient of a 1x1 convolution."""
+    x, g = (v.reshape(-1, v.shape[-1]) for v in (x, g))
+    return lax.dot_general(x, g, (((0,), (0,)), ((), ())))
+
+
+_matmul.defvjp(_matmul_fwd, _matmul_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -88,12 +109,17 @@ def _shifts(
 
 
 def _depthwise_fwd(x, w, stride, padding):
-    return depthwise(x, w, stride, padding), (x, w)
+    # In training BatchNorm reads the result three times.
+    return compute_once(depthwise(x, w, stride, padding)), (x, w)
 
 
 def _depthwise_bwd(stride, padding, residuals, g):
     x, w = residuals
-    (dx,) = jax.linear_transpose(lambda x: depthwise.fun(x, w, stride, padding), x)(g)
+    # The transpose is a convolution of g, spread out by the stride, with the kernel turned round.
+    sizes = zip(w.shape[:2], padding, x.shape[1:3], g.shape[1:3], stride, strict=True)
+    pads = [(k - 1 - low, n + low - (m - 1) * s - 1, s - 1) for k, (low, _), n, m, s in sizes]
+    spread = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+    dx = depthwise.fun(spread, w[::-1, ::-1], (1, 1), ((0, 0), (0, 0)))
 
     # A reduction over (N,H,W) runs in scalar code on one core; sums of arrays run in vectors on all. So add up a few
     # examples at a time into [H',W',C] accumulators, one a tap, and reduce those.
@@ -135,18 +161,21 @@ def winograd(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
 
     The batch goes through in parts whose transformed tiles, four times the size of the input, stay in the cache.
     """
-    parts = next(k for k in range(1, len(x) + 1) if len(x) % k == 0 and (x.nbytes <= k * _CHUNK_BYTES or k == len(x)))
+    parts = _parts(x)
     if parts == 1:
         return _winograd(x, kernel, padding)
     y = lax.map(lambda part: _winograd(part, kernel, padding), _split(x, parts))
     return y.reshape(len(x), *y.shape[2:])
 
 
+def _parts(x: jax.Array) -> int:
+    """How many parts of equal size the batch splits into."""
+    return next(k for k in range(1, len(x) + 1) if len(x) % k == 0 and (x.nbytes <= k * _CHUNK_BYTES or k == len(x)))
+
+
 def _winograd(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
     height, width = (n + sum(p) - 2 for n, p in zip(x.shape[1:3], padding, strict=True))
-    (top, bottom), (left, right) = padding
-    whole_tiles = (top, bottom + height % 2), (left, right + width % 2)
-    tiles = _transform(_INPUT, _patches(x, whole_tiles))
+    tiles = _tiles(x, height, width, padding)
     kernels = _transform(_KERNEL, [list(row) for row in kernel])
     products = [[_matmul(t, k) for t, k in zip(*rows, strict=True)] for rows in zip(tiles, kernels, strict=True)]
     y = jnp.stack([jnp.stack(row, axis=3) for row in _transform(_OUTPUT, products)], axis=2)
@@ -154,10 +183,11 @@ def _winograd(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
     return y.reshape(n, 2 * tile_rows, 2 * tile_columns, features)[:, :height, :width]
 
 
-def _patches(x: jax.Array, padding: Padding) -> Grid:
-    """The pixels of the 4x4 patches at stride 2: [4][4] arrays [N,H'/2,W'/2,C]."""
-    shifted = _shifts(x, (4, 4), (2, 2), padding)
-    return [shifted[i : i + 4] for i in range(0, 16, 4)]
+def _tiles(x: jax.Array, height: int, width: int, padding: Padding) -> Grid:
+    """The transformed 4x4 patches of x, at stride 2, for height x width outputs: [4][4] arrays [N,⌈H'/2⌉,⌈W'/2⌉,C]."""
+    (top, bottom), (left, right) = padding
+    pixels = _shifts(x, (4, 4), (2, 2), ((top, bottom + height % 2), (left, right + width % 2)))
+    return _transform(_INPUT, [pixels[i : i + 4] for i in range(0, 16, 4)])
 
 
 def _transform(matrix: Sequence[Sequence[float]], grid: Grid) -> Grid:
@@ -185,8 +215,27 @@ def _winograd_bwd(padding, residuals, g):
     # The transposed convolution is the convolution with the kernel turned round and the padding 2 - p.
     turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
     dx = winograd(g, turned, tuple((2 - low, 2 - high) for low, high in padding))
-    (dkernel,) = jax.linear_transpose(lambda kernel: direct(x, kernel, (1, 1), padding), kernel)(g)
-    return dx, dkernel
+    return dx, _winograd_dkernel(x, g, padding)
+
+
+def _winograd_dkernel(x: jax.Array, g: jax.Array, padding: Padding) -> jax.Array:
+    """[3,3,C,F]: the transpose of `winograd` in the kernel, with as few multiplications."""
+    _, height, width, features = g.shape
+    parts = _parts(x)
+
+    def accumulate(sums, part):
+        x, g = part
+        pixels = _shifts(g, (2, 2), (2, 2), ((0, height % 2), (0, width % 2)))
+        outputs = _transform(_transposed(_OUTPUT), [pixels[:2], pixels[2:]])
+        return jax.tree.map(lambda s, t, y: s + _outer(t, y), sums, _tiles(x, height, width, padding), outputs), None
+
+    zeros = [[jnp.zeros((x.shape[-1], features), x.dtype)] * 4] * 4
+    sums, _ = lax.scan(accumulate, zeros, (_split(x, parts), _split(g, parts)))
+    return jnp.stack([jnp.stack(row) for row in _transform(_transposed(_KERNEL), sums)])
+
+
+def _transposed(matrix: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
+    return tuple(zip(*matrix, strict=True))
 
 
 winograd.defvjp(_winograd_fwd, _winograd_bwd)
@@ -219,6 +268,15 @@ def _max_pool_bwd(window, stride, padding, residuals, g):
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+
+
+def compute_once(x: jax.Array) -> jax.Array:
+    """x, written to memory, where XLA's fusion would repeat what computes it in everything that reads it.
+
+    A call that is not inlined ends fusion. An optimization barrier does not, here; it only gives the call a body.
+    """
+    with set_xla_metadata(inlineable="false"):
+        return jax.jit(lax.optimization_barrier)(x)
 
 
 @jax.custom_vjp

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 from eca_jax.layers import ECA, SE
-from eca_jax.models.mobilenet_v2 import MobileNetV2
+from eca_jax.layers.conv import Conv
+from eca_jax.layers.norm import BatchNorm
+from eca_jax.models.mobilenet_v2 import InvertedResidual, MobileNetV2
 from eca_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 
 
@@ -49,3 +51,13 @@ def test_a_folded_gate_adds_no_pass_over_a_feature_map(build, gate):
     folded = passes_over_feature_maps(build(attention=gate))
     layer = passes_over_feature_maps(build(attention=gate, fold=False))
     assert plain == folded < layer
+
+
+def test_at_inference_what_the_gate_and_the_convolution_read_is_computed_once():
+    def flops(gate):
+        block = InvertedResidual(features=8, stride=1, expansion=6, conv=Conv, norm=BatchNorm, attention=gate)
+        images = jnp.zeros((2, 16, 16, 8))
+        variables = jax.jit(partial(block.init, train=False))(jax.random.key(0), images)
+        return jax.jit(partial(block.apply, train=False)).lower(variables, images).compile().cost_analysis()["flops"]
+
+    assert flops(partial(ECA, name="eca")) < 1.2 * flops(None)

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from eca_jax.layers import lowering, lowering_cpu
-from eca_jax.layers.lowering import add_relu, compile_for, conv2d, max_pool
+from eca_jax.layers.lowering import add_relu, compile_for, compute_once, conv2d, max_pool
 
 # name: x's shape, kernel's shape, and the arguments of conv2d
 CONVOLUTIONS = {
@@ -96,15 +96,32 @@ def test_the_cpu_takes_the_form_made_for_the_shape(case, monkeypatch):
     assert taken[0] == expected
 
 
+def flops(function, *arguments):
+    compiled = jax.jit(function, compiler_options=lowering.compiler_options()).lower(*arguments).compile()
+    return compiled.cost_analysis()["flops"]
+
+
 def test_winograd_multiplies_less_than_half_as_often():
     x_shape, kernel_shape, options = CONVOLUTIONS["Winograd"]
     arguments = jnp.zeros(x_shape), jnp.zeros(kernel_shape)
+    plain = flops(lambda x, k: on_tpu(conv2d, x, k, **options), *arguments)
+    assert flops(lambda x, k: conv2d(x, k, **options), *arguments) < 0.55 * plain
 
-    def flops(function):
-        return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
 
-    plain = flops(lambda x, k: on_tpu(conv2d, x, k, **options))
-    assert flops(lambda x, k: conv2d(x, k, **options)) < 0.55 * plain
+@pytest.mark.parametrize("direction", ["inference", "training"])
+def test_a_depthwise_result_that_several_operations_read_is_computed_once(direction):
+    x_shape, kernel_shape, options = CONVOLUTIONS["depthwise"]
+
+    def read_twice(x, kernel):
+        y = conv2d(x, kernel, **options)
+        y = compute_once(y) if direction == "inference" else y
+        return y.mean((0, 1, 2)), jnp.tanh(y)
+
+    def run(x, kernel):
+        return read_twice(x, kernel) if direction == "inference" else jax.vjp(read_twice, x, kernel)[0]
+
+    alone = flops(lambda x, k: conv2d(x, k, **options), jnp.zeros(x_shape), jnp.zeros(kernel_shape))
+    assert flops(run, jnp.zeros(x_shape), jnp.zeros(kernel_shape)) < 1.5 * alone
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
@@ -115,6 +132,7 @@ def test_other_platforms_get_the_plain_convolution(case, platform):
         assert lowering.target_platform() == platform
         assert lowering.compiler_options() == {}
         jaxpr = jax.make_jaxpr(lambda x, k: conv2d(x, k, **options))(jnp.zeros(x_shape), jnp.zeros(kernel_shape))
+        assert jax.make_jaxpr(compute_once)(jnp.zeros(x_shape)).eqns == []
     assert [equation.primitive for equation in jaxpr.eqns] == [lax.conv_general_dilated_p]
     assert lowering.target_platform() == jax.default_backend()
 
