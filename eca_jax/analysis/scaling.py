@@ -129,7 +129,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, str]:
         "DCN, ms": f"{row['cross_slice_seconds'] * 1e3:.2f}",
         "efficiency": f"{row['efficiency']:.1%}",
         "images/s": f"{row['images_per_second']:,.0f}",
-        "hours": f"{row['hours']:.2f}",
+        "hours": f"{row['hours']:.3g}",
         "cores a chip": f"{row['decode_cores_per_chip']:.1f} of {row['host_cores_per_chip']:g}",
         "input, Gbit/s a chip": f"{row['input_bandwidth_per_chip'] * 8 / 1e9:.2f}",
         "checkpoint": f"{row['checkpoint_bytes'] / 1e6:.0f} MB, {row['checkpoint_seconds']:.1f} s",
