@@ -4,8 +4,12 @@
     python train.py --config=... --workdir=DIR --eval_only        # evaluates the best checkpoint
     python train.py --config=... --dry_run=v5e:4x4 [--json]       # compiles for a TPU slice; needs no TPU and no data
 
-Exit status: 0 when the training is done, and when SIGTERM or Ctrl-C stopped it after saving; 1 when the loss is not
-finite; 2 when something asked for cannot be done.
+One process trains on all devices of its host. On a TPU pod, under `srun` and under `mpirun` the same command, started
+on every host, becomes one run; elsewhere --coordinator, --num_processes and --process_id say which process this is.
+
+Exit status: 0 when the training is done; 75 when it is not, and the same command goes on from the newest checkpoint:
+SIGTERM or Ctrl-C stopped it after saving, or a process was lost; 1 when the loss is not finite; 2 when something asked
+for cannot be done. All processes of a run end with the same status.
 """
 
 import difflib
@@ -25,43 +29,40 @@ flags.DEFINE_string("init_from", None, "Weights to start from; the same as --con
 flags.DEFINE_bool("eval_only", False, "Evaluate the best checkpoint of the workdir.")
 flags.DEFINE_string("dry_run", None, "Compile the training step for this TPU slice, such as v5e:4x4, and say its plan.")
 flags.DEFINE_bool("json", False, "With --dry_run: print the plan as JSON.")
-flags.DEFINE_bool(
-    "distributed",
-    False,
-    "One of several processes: a TPU pod, Slurm and Open MPI are recognised; elsewhere set JAX_COORDINATOR_ADDRESS, "
-    "JAX_NUM_PROCESSES and JAX_PROCESS_ID, which also turns this on.",
-)
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the processes of the run find each other.")
+flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.", lower_bound=0)
 
 
-def run() -> None:
-    """What the flags ask for. Raises what `main` turns into an exit status."""
-    config = _CONFIG.value
-    if config is None:
-        raise ValueError("which recipe? Add --config=configs/quickstart.py, for example")
-    if FLAGS.init_from is not None:
-        config.init_from = FLAGS.init_from
-    if FLAGS.dry_run:
-        from eca_jax.analysis import dry_run
-
-        dry_run.run(config, FLAGS.dry_run, as_json=FLAGS.json)
-        return
-    if not FLAGS.workdir:
-        raise ValueError("where to? Add --workdir=DIR")
-
+def run() -> int:
+    """Does what the flags ask for and returns the exit status."""
     import jax
 
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        ranks = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-        jax.distributed.initialize(None, *(int(rank) if rank else None for rank in ranks))
-    elif FLAGS.distributed:
-        jax.distributed.initialize()
-    from eca_jax.training import loop
+    from eca_jax.training import distributed, status
 
-    if FLAGS.eval_only:
-        means = loop.evaluate(config, FLAGS.workdir)
-        print(f"step {means['step']}: {loop.describe('validation', means)}")
-    else:
-        loop.train(config, FLAGS.workdir)
+    config = _CONFIG.value
+    if FLAGS.init_from is not None:
+        config.init_from = FLAGS.init_from
+    try:
+        if FLAGS.dry_run:
+            from eca_jax.analysis import dry_run
+
+            dry_run.run(config, FLAGS.dry_run, as_json=FLAGS.json)
+            return status.DONE
+        with distributed.ending_together():
+            distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+            from eca_jax.training import loop
+
+            if FLAGS.eval_only:
+                means = loop.evaluate(config, FLAGS.workdir)
+                if jax.process_index() == 0:
+                    print(f"step {means['step']}: {loop.describe('validation', means)}")
+                return status.DONE
+            return status.DONE if loop.train(config, FLAGS.workdir) else status.RESUME
+    except Exception as error:
+        code, message = distributed.verdict(error)
+        print(f"error: {message}", file=sys.stderr)
+        return code
 
 
 def parse(arguments: list[str]) -> None:
@@ -84,6 +85,10 @@ def parse(arguments: list[str]) -> None:
         raise ValueError(_unknown_key(arguments, path) or str(error)) from error
     if rest:
         raise ValueError(f"unexpected argument {rest[0]!r}")
+    if _CONFIG.value is None:
+        raise ValueError("which recipe? Add --config=configs/quickstart.py, for example")
+    if not FLAGS.workdir and not FLAGS.dry_run:
+        raise ValueError("where to? Add --workdir=DIR")
 
 
 def _config_path(arguments: list[str]) -> str:
@@ -112,14 +117,14 @@ def _unknown_key(arguments: list[str], path: str) -> str | None:
 def main(arguments: list[str]) -> int:
     try:
         parse(arguments)
-        run()
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ArithmeticError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if FLAGS.dry_run:
+        return run()
+    from eca_jax.training.status import supervise
+
+    return supervise(run)
 
 
 if __name__ == "__main__":

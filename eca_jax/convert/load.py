@@ -3,9 +3,9 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from etils import epath
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -76,9 +76,9 @@ def read_weights(
     **overrides: Any,
 ) -> Weights:
     """What `load` reads, with all that it leaves out. Arguments and errors are those of `load`."""
-    if not Path(path).exists():
+    if not epath.Path(path).exists():
         raise FileNotFoundError(f"there is no file or directory {path}")
-    if Path(path).is_dir():
+    if epath.Path(path).is_dir():
         return _read_directory(name, path, scheme, step, ema, overrides)
     if step is not None:
         raise ValueError(f"{path} is a file: only a training workdir has steps to choose from")

@@ -62,7 +62,12 @@ def prepare_digits(data_dir: str | Path | None = None) -> tfds.core.DatasetBuild
     """Returns the builder of the digits under `data_dir` (default: the user's cache), writing them if need be.
 
     They are written under another name and renamed, so that processes that start together all find them whole.
+
+    Raises:
+      ValueError: `data_dir` is in a bucket.
     """
+    if data_dir and "://" in str(data_dir):
+        raise ValueError(f"the digits are kept on a local disk, not in {data_dir}: leave data_dir out")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eca_jax"
     root = Path(data_dir).expanduser() if data_dir else cache
     final = root / "digits" / str(Digits.VERSION)

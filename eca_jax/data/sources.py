@@ -6,10 +6,10 @@ Decoding is the pipeline's business, so whatever a resumed run skips is never de
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from etils import epath
 
 from eca_jax.data.order import StreamOrder, permuted_rows, steps_per_epoch
 from eca_jax.data.runtime import tensorflow
@@ -47,9 +47,9 @@ class Source(Protocol):
 class FolderSource:
     """`train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`; classes are numbered in sorted order, as torchvision does."""
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: str | os.PathLike):
         self.name = "folder"
-        self.root = Path(root).expanduser()
+        self.root = epath.Path(root).expanduser()
         self._paths, self._labels, classes = {}, {}, {}
         for split, folder in zip(SPLITS, ("train", "val"), strict=True):
             self._paths[split], self._labels[split], classes[split] = _scan(self.root / folder)
@@ -225,13 +225,13 @@ class RecordSource:
         return read
 
 
-def load_source(name: str, data_dir: str | Path | None = None) -> Source:
+def load_source(name: str, data_dir: str | os.PathLike | None = None) -> Source:
     """Opens a data set.
 
     Args:
       name: "imagenet2012" (as TFDS prepares it), "folder" (an ImageNet-style tree) or "digits" (embedded).
       data_dir: the TFDS directory (default: TFDS's own), the root of the folder tree (required), or where the digits
-        are kept (default: the user's cache directory).
+        are kept (default: the user's cache directory). The first two may be in a bucket: gs://BUCKET/...
 
     Raises:
       ValueError: unknown name, or a folder tree that is not one.
@@ -269,11 +269,11 @@ def _imagenet_builder(data_dir):
     return builder
 
 
-def _scan(folder: Path) -> tuple[list[str], np.ndarray, list[str]]:
+def _scan(folder: epath.Path) -> tuple[list[str], np.ndarray, list[str]]:
     """Paths, labels int32 and class names of one half of a folder tree, in torchvision's order."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no such directory: {folder} (expected {folder.name}/CLASS/*.JPEG, .jpg or .png)")
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     paths, labels = [], []
     for label, name in enumerate(classes):
         found = sorted(_images_under(folder / name))
@@ -286,8 +286,12 @@ def _scan(folder: Path) -> tuple[list[str], np.ndarray, list[str]]:
     return paths, np.asarray(labels, np.int32), classes
 
 
-def _images_under(folder: Path) -> Iterator[str]:
-    for directory, _, names in os.walk(folder, followlinks=True):
+def _images_under(folder: epath.Path) -> Iterator[str]:
+    if "://" in str(folder):  # a bucket has no directories to walk into: there the images lie in CLASS itself
+        tree = [(str(folder), [], [path.name for path in folder.iterdir()])]
+    else:
+        tree = os.walk(folder, followlinks=True)
+    for directory, _, names in tree:
         yield from (os.path.join(directory, n) for n in names if n.lower().endswith(_EXTENSIONS))
 
 

@@ -5,18 +5,19 @@ alone; both have a `config.json` beside them that says which model the weights b
 with what the model expects, name by name, before a byte of them is read: a restore is complete or an error.
 """
 
+import contextlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
+from eca_jax.training.files import absolute, reason, write_json, writing
 from eca_jax.training.metrics import best_evaluation, read_metrics
 from eca_jax.training.setup import model_overrides, plain, resize_size
 from eca_jax.training.state import TrainState
@@ -26,13 +27,6 @@ CHECKPOINTS = "checkpoints"
 
 # Orbax warns through absl of what is expected here (items without metadata of their own, a save that waits).
 logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.ERROR or "orbax" not in record.pathname)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes `value` to `path` so that a reader sees the old file or the new one, never a part."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
 
 
 def flat_shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -81,8 +75,9 @@ def claim_workdir(
 
     Raises:
       ValueError: the checkpoints in it are of a run whose steps or weights this config cannot go on from.
+      OSError: nothing can be written there.
     """
-    path = Path(workdir)
+    path = absolute(workdir)
     if path.exists() and not path.is_dir():
         raise ValueError(f"workdir {path} is a file")
     config = json.loads(json.dumps(plain(config)))
@@ -95,7 +90,8 @@ def claim_workdir(
                     "choose another workdir"
                 )
     if jax.process_index() == 0:
-        path.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
         named = {} if class_names is None else {"class_names": list(class_names)}
         write_json(path / CONFIG_FILE, describe_model(config) | {"config": config} | named)
 
@@ -120,7 +116,7 @@ class Checkpoints:
     """The checkpoints of one run: asynchronous saves; the last `keep` of them and the best stay on disk."""
 
     def __init__(self, workdir: str | os.PathLike, keep: int = 3):
-        self._workdir = Path(workdir).absolute()
+        self._workdir = absolute(workdir)
         self._keep = keep
         # Orbax writes under a temporary name and renames; leftovers of a kill are removed here.
         options = ocp.CheckpointManagerOptions(max_to_keep=None, cleanup_tmp_directories=True)
@@ -137,13 +133,17 @@ class Checkpoints:
         """Starts writing `state` and a JSON-able `progress`; returns once the arrays are copied to the host.
 
         All but the newest `keep` checkpoints and `best_step` are removed.
+
+        Raises:
+          OSError: this checkpoint or the one before it could not be written.
         """
         step = int(state.step)
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        self._manager.save(step, args=ocp.args.Composite(**items, progress=ocp.args.JsonSave(dict(progress))))
-        for old in sorted(self._manager.all_steps())[: -self._keep]:
-            if old != best_step:
-                self._manager.delete(old)
+        with self._writing():
+            self._manager.save(step, args=ocp.args.Composite(**items, progress=ocp.args.JsonSave(dict(progress))))
+            for old in sorted(self._manager.all_steps())[: -self._keep]:
+                if old != best_step:
+                    self._manager.delete(old)
 
     def restore(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state saved at `step` and its progress, placed as the abstract `state` (shapes, shardings) says.
@@ -176,8 +176,14 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Returns when everything saved is on disk; raises what a background save raised."""
-        self._manager.wait_until_finished()
+        """Returns when everything saved is on disk; OSError if it could not be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        last = max(checkpoint_steps(self._workdir), default=None)
+        kept = "no checkpoint was saved before" if last is None else f"the checkpoint of step {last} is good"
+        return writing(self._workdir / CHECKPOINTS, kept)
 
     def close(self) -> None:
         self._manager.close()
@@ -192,7 +198,7 @@ def best_step(workdir: str | os.PathLike) -> int | None:
 
 def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
     """Steps of a workdir's complete checkpoints, ascending; those a kill left half-written do not count."""
-    return sorted(ocp.utils.checkpoint_steps(Path(workdir).absolute() / CHECKPOINTS))
+    return sorted(ocp.utils.checkpoint_steps(absolute(workdir) / CHECKPOINTS))
 
 
 def save_variables(path: str | os.PathLike, variables: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
@@ -203,7 +209,7 @@ def save_variables(path: str | os.PathLike, variables: Mapping[str, Any], meta: 
       variables: {"params": ..., "batch_stats": ...} of arrays.
       meta: JSON-able; "model", "num_classes" and "overrides" are what `eca_jax.load` builds the model from.
     """
-    path = Path(path).absolute()
+    path = absolute(path)
     if path.exists() and not (path.is_dir() and (path / CONFIG_FILE).exists() and (path / "variables").exists()):
         raise ValueError(f"{path} exists and is not a weights directory; choose another name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -213,10 +219,10 @@ def save_variables(path: str | os.PathLike, variables: Mapping[str, Any], meta: 
             checkpointer.save(temporary / "variables", jax.tree.map(np.asarray, dict(variables)))
         write_json(temporary / CONFIG_FILE, meta)
         if path.exists():
-            shutil.rmtree(path)
+            path.rmtree()
         temporary.rename(path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.rmtree(missing_ok=True)
 
 
 def load_variables(
@@ -237,7 +243,7 @@ def load_variables(
       FileNotFoundError: no such directory, or no checkpoint in it.
       ValueError: damaged files, or no checkpoint at `step`.
     """
-    path = Path(path).absolute()
+    path = absolute(path)
     if not (path / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"{path} is neither a workdir nor a weights directory: it has no {CONFIG_FILE}")
     try:
@@ -264,10 +270,10 @@ def load_optimizer(workdir: str | os.PathLike, step: int) -> dict[str, np.ndarra
     Raises:
       ValueError: damaged files.
     """
-    return _read(Path(workdir).absolute() / CHECKPOINTS / str(step) / "optimizer")
+    return _read(absolute(workdir) / CHECKPOINTS / str(step) / "optimizer")
 
 
-def _stored_shapes(directory: Path) -> Any:
+def _stored_shapes(directory: epath.Path) -> Any:
     """The tree stored in an Orbax directory, with shape and dtype at each leaf, from its metadata alone."""
     try:
         return dict(ocp.StandardCheckpointer().metadata(directory).item_metadata.tree)
@@ -275,7 +281,7 @@ def _stored_shapes(directory: Path) -> Any:
         raise _damaged(directory, error) from error
 
 
-def _read(directory: Path) -> dict[str, Any]:
+def _read(directory: epath.Path) -> dict[str, Any]:
     shapes = _stored_shapes(directory)
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
     try:
@@ -284,8 +290,5 @@ def _read(directory: Path) -> dict[str, Any]:
         raise _damaged(directory, error) from error
 
 
-def _damaged(where: Path, error: BaseException) -> ValueError:
-    while error.__cause__ is not None:  # Orbax wraps TensorStore's own, short reason
-        error = error.__cause__
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ValueError(f"{where} is damaged ({reason[:200]}); remove it to go on from an older checkpoint")
+def _damaged(where: epath.Path, error: BaseException) -> ValueError:
+    return ValueError(f"{where} is damaged ({reason(error)}); remove it to go on from an older checkpoint")

@@ -50,7 +50,7 @@ def evaluate_variables(
         if previous is not None:  # read one behind, while the device works on the next
             total.add(jax.device_get(previous))
         previous = sums
-        if interrupt is not None and interrupt.requested:
+        if interrupt is not None and interrupt.now():
             return None
     if previous is not None:
         total.add(jax.device_get(previous))

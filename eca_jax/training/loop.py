@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eca_jax.compilation_cache import use_compilation_cache
@@ -22,7 +23,9 @@ from eca_jax.data import load_source, prefetch_to_device, steps_per_epoch, train
 from eca_jax.data.sources import Source
 from eca_jax.layers.lowering import compiler_options
 from eca_jax.training import checkpoint
+from eca_jax.training.distributed import ending_together
 from eca_jax.training.evaluation import describe, evaluate_variables
+from eca_jax.training.files import absolute
 from eca_jax.training.interrupt import Interrupt
 from eca_jax.training.metrics import MetricsWriter, Sums, best_evaluation, plot_curves
 from eca_jax.training.progress import Progress
@@ -40,16 +43,16 @@ class NonFiniteLoss(ArithmeticError):
 
 
 def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """Trains `config` in `workdir`, from its newest checkpoint if it has one.
+    """Trains `config` in `workdir` (a directory, or gs://BUCKET/...), from its newest checkpoint if it has one.
 
     Returns the best validation line of metrics.jsonl (see `eca_jax.training.metrics`), or None where the run was
     interrupted by SIGTERM: then everything is saved, and the same call goes on from the same step.
 
     Raises:
-      ValueError, FileNotFoundError: the config, the data or the workdir cannot be used; one line says why.
+      ValueError, OSError: the config, the data or the workdir cannot be used; one line says why.
       NonFiniteLoss: the loss or a parameter became infinite or NaN.
     """
-    workdir = Path(workdir).absolute()
+    workdir = absolute(workdir)
     progress = Progress(primary=jax.process_index() == 0)
     use_compilation_cache(config["compilation_cache"])
 
@@ -82,8 +85,9 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, An
         run = _Run(config, workdir, source, program, checkpoints, writer, progress, epoch_steps, window)
         progress.start(step, run.total_steps)
         resources.callback(progress.close)
-        with Interrupt() as interrupt:
+        with Interrupt() as interrupt, ending_together():
             finished = run.steps(train_step, state, step, interrupt)
+            checkpoints.wait()
 
     if not finished:
         progress.say(f"interrupted; saved in {workdir}. The same command goes on from the same step.")
@@ -109,7 +113,7 @@ class _Run:
     """The loop itself, with what it reads and writes."""
 
     config: Mapping[str, Any]
-    workdir: Path
+    workdir: epath.Path
     source: Source
     program: Program
     checkpoints: checkpoint.Checkpoints
@@ -157,7 +161,7 @@ class _Run:
             if len(in_flight) > IN_FLIGHT:
                 self._record(*in_flight.popleft())
             profile(step)
-            stop = interrupt.at(step)
+            stop = interrupt.now()
             due = self._evaluation_due(step, eval_steps)
             every = config["checkpoint_every_steps"]
             if due or stop or (every and step % every == 0):
@@ -306,7 +310,7 @@ def _compile(program: Program, progress: Progress) -> Any:
     return compiled
 
 
-def _profiler(config: Mapping[str, Any], workdir: Path, first_step: int) -> Any:
+def _profiler(config: Mapping[str, Any], workdir: epath.Path, first_step: int) -> Any:
     """Called after each step; profiles `profile_steps` of them, once the first few are over."""
     if not config["profile_steps"]:
         return lambda step: None
@@ -320,7 +324,7 @@ def _profiler(config: Mapping[str, Any], workdir: Path, first_step: int) -> Any:
     )
 
 
-def _closing_words(config: Mapping[str, Any], workdir: Path, best: Mapping[str, Any]) -> str:
+def _closing_words(config: Mapping[str, Any], workdir: epath.Path, best: Mapping[str, Any]) -> str:
     here = Path.cwd()
     shown = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
     where = shlex.quote(str(shown))

@@ -5,13 +5,16 @@
 ends up equal to that of an uninterrupted one.
 """
 
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
+
+from eca_jax.training.files import write_whole, writing
 
 METRICS_FILE = "metrics.jsonl"
 SUM_KEYS = ("loss", "top1", "top5", "count")
@@ -35,7 +38,7 @@ class Sums:
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """The lines of a workdir's metrics.jsonl, oldest first; a last line cut short by a kill is left out."""
-    path = Path(workdir) / METRICS_FILE
+    path = epath.Path(workdir) / METRICS_FILE
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -57,7 +60,8 @@ class MetricsWriter:
     def __init__(self, workdir: str | os.PathLike, *, resume_step: int = 0, primary: bool = True):
         """Cuts metrics.jsonl back to `resume_step`: what comes after it will be computed again."""
         self.lines = [line for line in read_metrics(workdir) if line["step"] <= resume_step]
-        self._file = self._tensorboard = None
+        self._path = epath.Path(workdir) / METRICS_FILE
+        self._tensorboard = None
         if not primary:
             return
         from eca_jax.data.runtime import tensorflow
@@ -65,29 +69,24 @@ class MetricsWriter:
         tensorflow()  # before clu imports it, so that it leaves the accelerators to JAX
         from clu.metric_writers import SummaryWriter
 
-        path = Path(workdir) / METRICS_FILE
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-        temporary.replace(path)
-        self._file = path.open("a")
-        self._tensorboard = SummaryWriter(str(Path(workdir) / "tensorboard"))
+        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
+        self._tensorboard = SummaryWriter(str(epath.Path(workdir) / "tensorboard"))
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         line = {"step": step, "epoch": epoch, "split": split, **values}
         self.lines.append(line)
-        if self._file is None:
+        if self._tensorboard is None:
             return
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with writing(self._path), self._path.open("a") as file:  # a bucket takes all of it again, which is small
+            file.write(json.dumps(line) + "\n")
         self._tensorboard.write_scalars(step, {f"{split}/{key}": value for key, value in values.items()})
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._tensorboard is not None:
             self._tensorboard.close()
 
 
-def plot_curves(workdir: str | os.PathLike) -> Path:
+def plot_curves(workdir: str | os.PathLike) -> epath.Path:
     """Draws loss and accuracy over epochs from metrics.jsonl into `curves.png`; returns its path."""
     import matplotlib
 
@@ -110,9 +109,9 @@ def plot_curves(workdir: str | os.PathLike) -> Path:
         axes.grid(alpha=0.3)
         if lines:
             axes.legend()
-    path = Path(workdir) / "curves.png"
-    temporary = path.with_name("curves.tmp.png")
-    figure.savefig(temporary, dpi=120)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120, format="png")
     plt.close(figure)
-    temporary.replace(path)
+    path = epath.Path(workdir) / "curves.png"
+    write_whole(path, image.getvalue())
     return path

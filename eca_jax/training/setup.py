@@ -46,9 +46,16 @@ class Program:
 
 
 def data_mesh(devices: Any = None) -> Mesh:
-    """A mesh of all `devices` (default: every device of every process) along one axis, "data"."""
+    """A mesh of all `devices` (default: every device of every process) along one axis, "data".
+
+    The order is slice by slice, as `jax.experimental.mesh_utils.create_hybrid_device_mesh` lays slices along an axis,
+    and within a slice process by process, which that function does not keep: so each process holds consecutive rows of
+    a batch, whatever the shape of the slices, and a group of BatchNorm lies within one chip or a few neighbours. What
+    goes between slices, over the slower network, is the sum of the gradients.
+    """
     devices = np.asarray(jax.devices() if devices is None else devices).ravel()
-    return Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
+    devices = sorted(devices, key=lambda device: (getattr(device, "slice_index", 0), device.process_index, device.id))
+    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def plain(config: Any) -> Any:

@@ -1,11 +1,11 @@
 """Starting from weights that exist, with a new classifier where the number of classes differs."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from eca_jax.training import checkpoint
@@ -22,7 +22,7 @@ def initial_variables(config: Mapping[str, Any], program: Program, state: TrainS
     Raises:
       ValueError, FileNotFoundError: no such weights, or weights of another model.
     """
-    path = Path(config["init_from"])
+    path = epath.Path(config["init_from"])
     found = flatten_dict(_read(path, config), sep="/")
     fresh = flatten_dict(dict(state.variables), sep="/")
     new = [name for name in _classifier(program) if name in found and found[name].shape != fresh[name].shape]
@@ -39,7 +39,7 @@ def initial_variables(config: Mapping[str, Any], program: Program, state: TrainS
     return fields, f"weights from {path}{head}"
 
 
-def _read(path: Path, config: Mapping[str, Any]) -> Variables:
+def _read(path: epath.Path, config: Mapping[str, Any]) -> Variables:
     if path.is_dir():
         return checkpoint.load_variables(path)[0]
     import eca_jax

@@ -2,12 +2,15 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from jax.experimental import topologies
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 
 from eca_jax.training.setup import build, data_mesh
 
@@ -44,6 +47,17 @@ def test_groups_of_one_device_need_no_communication_inside_the_network(found):
     assert per_device["chain"] == 2
     assert whole["chain"] > found["norms"]
     assert per_device["all_reduces"] <= 4 < whole["all_reduces"]
+
+
+def test_slices_lie_one_after_the_other_and_each_process_holds_consecutive_rows():
+    topology = topologies.get_topology_desc("v5e:4x4", "tpu", num_slices=2)  # of libtpu, which needs no TPU for it
+    devices = topology.devices
+    hybrid = create_hybrid_device_mesh((16,), (2,), devices)
+    random.Random(0).shuffle(devices)
+    ours = data_mesh(devices).devices
+    assert [device.slice_index for device in ours] == [device.slice_index for device in hybrid]
+    assert [device.process_index for device in ours] == sorted(device.process_index for device in ours)
+    assert [device.process_index for device in hybrid] != sorted(device.process_index for device in hybrid)
 
 
 @pytest.mark.parametrize(

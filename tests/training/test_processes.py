@@ -1,68 +1,163 @@
-"""Two processes with two devices each train as one process with four does."""
+"""Two processes with two devices each train as one process with four does, and end together whatever happens."""
 
-import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eca_jax.training.checkpoint import checkpoint_steps
+from eca_jax.training.checkpoint import checkpoint_steps, load_variables
 from eca_jax.training.metrics import read_metrics
+from eca_jax.training.status import BAD_INPUT, RESUME
 
 pytestmark = pytest.mark.slow
 
+# The learning rate is small, so that what rounding changes in one step is not amplified by those after it.
+OFTEN = (
+    "--config.num_epochs=20", "--config.eval_every_epochs=2", "--config.checkpoint_every_steps=15",
+    "--config.log_every_steps=1", "--config.ema_decay=0", "--config.learning_rate=0.001",
+)  # fmt: skip
+STEPS = 120
 
-def start_pair(command, workdir, *arguments):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pair = []
-    for rank in range(2):
+
+@pytest.fixture(scope="module")
+def on(command):
+    """`on(devices, workdir, *arguments)` -> the command line of a training on so many fake devices."""
+
+    def make(devices, workdir, *arguments):
         line = command(workdir, *arguments)
-        line["env"] |= {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-            "JAX_NUM_PROCESSES": "2",
-            "JAX_PROCESS_ID": str(rank),
-        }
-        pair.append(subprocess.Popen(**line, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-    return pair
+        line["env"] |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        return line
+
+    return make
 
 
-def finish(pair):
-    try:
-        outputs = [process.communicate(timeout=300) for process in pair]
-    finally:
-        for process in pair:
-            process.kill()
-    for process, (_, errors) in zip(pair, outputs, strict=True):
-        assert process.returncode == 0, errors
-    return [output for output, _ in outputs]
+@pytest.fixture(scope="module")
+def pair(on):
+    """`pair(workdir, *arguments)` -> two processes of one run; `own` are arguments of the second alone."""
+    started = []
+
+    def start(workdir, *arguments, own=()):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            flags = (f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--num_processes=2")
+        for rank in range(2):
+            line = on(2, workdir, *flags, f"--process_id={rank}", *arguments, *(own if rank else ()))
+            started.append(subprocess.Popen(**line, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        return started[-2:]
+
+    yield start
+    for process in started:
+        process.kill()
 
 
-def test_two_processes_train_as_one(command, tmp_path):
-    arguments = ("--config.num_epochs=2", "--config.bn_group_size=2", "--config.ema_decay=0")
-    single = command(tmp_path / "one", *arguments)
-    single["env"] |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    assert subprocess.run(**single, timeout=300).returncode == 0
-    primary, secondary = finish(start_pair(command, tmp_path / "two", *arguments))
+def ends(process, timeout=300):
+    """Exit status, standard output, standard error."""
+    output, errors = process.communicate(timeout=timeout)
+    return process.returncode, output, errors
+
+
+def after_lines(workdir, count, process):
+    """Waits until metrics.jsonl has so many lines."""
+    deadline = time.monotonic() + 300
+    while len(read_metrics(workdir)) < count and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None
+
+
+def parameters(workdir, step=STEPS):
+    leaves = load_variables(workdir, step)[0]["params"]
+    return {f"{a}/{b}": np.asarray(leaf) for a, layer in leaves.items() for b, leaf in flat(layer)}
+
+
+def flat(tree, prefix=""):
+    for name, value in tree.items():
+        yield from flat(value, f"{prefix}{name}/") if isinstance(value, dict) else [(prefix + name, value)]
+
+
+def test_two_processes_train_as_one(on, pair, tmp_path):
+    """11 steps on the digits; neither the batch nor the processes divide the 360 images of the evaluation."""
+    digits = (
+        "--config.dataset=digits", f"--config.data_dir={tmp_path / 'data'}", "--config.num_classes=10",
+        "--config.batch_size=128", "--config.bn_group_size=32", "--config.num_epochs=1", "--config.log_every_steps=1",
+        "--config.ema_decay=0",
+    )  # fmt: skip
+    done = subprocess.run(**on(4, tmp_path / "one", *digits), capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    ended = [ends(process) for process in pair(tmp_path / "two", *digits)]
+    assert [status for status, _, _ in ended] == [0, 0], ended
     one, two = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
     assert [(x["step"], x["split"], x["count"]) for x in one] == [(x["step"], x["split"], x["count"]) for x in two]
+    assert [x["count"] for x in two] == [128] * 11 + [360]
     np.testing.assert_allclose([x["loss"] for x in two], [x["loss"] for x in one], rtol=1e-4)
+    (_, primary, _), (_, secondary, _) = ended
     assert "best: validation" in primary
     assert not [line for line in secondary.splitlines() if not line.startswith("[Gloo]")]
 
 
-def test_a_stopped_pair_agrees_on_its_last_step(command, tmp_path):
-    arguments = ("--config.num_epochs=200", "--config.eval_every_epochs=100", "--config.ema_decay=0")
-    pair = start_pair(command, tmp_path, *arguments)
-    deadline = time.monotonic() + 300
-    while not read_metrics(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(pair[1].pid, signal.SIGTERM)  # a pod is preempted host by host
-    primary, _ = finish(pair)
-    assert "interrupted" in primary
-    assert checkpoint_steps(tmp_path)[-1] >= max(line["step"] for line in read_metrics(tmp_path))
+def test_a_pair_survives_a_stop_and_the_loss_of_either(on, pair, tmp_path):
+    """SIGTERM to one stops both; of two, one killed ends the other; each time the same command goes on."""
+    whole = tmp_path / "whole"
+    ended = [ends(process) for process in pair(whole, *OFTEN)]
+    assert [status for status, _, _ in ended] == [0, 0], ended
+
+    workdir = tmp_path / "run"
+    processes = pair(workdir, *OFTEN)
+    after_lines(workdir, 12, processes[0])
+    processes[1].send_signal(signal.SIGTERM)  # a pod is preempted host by host
+    ended = [ends(process) for process in processes]
+    assert [status for status, _, _ in ended] == [RESUME, RESUME], ended
+    assert "interrupted; saved in" in ended[0][1]
+    stopped = checkpoint_steps(workdir)[-1]
+    assert stopped == max(line["step"] for line in read_metrics(workdir))
+
+    for victim, own_parent in ((1, True), (0, False)):
+        processes = pair(workdir, *OFTEN)
+        lines = len(read_metrics(workdir))
+        after_lines(workdir, lines + 10, processes[0])
+        if own_parent:
+            processes[victim].kill()
+        else:  # the one that works, as the kernel would for its memory
+            (child,) = Path(f"/proc/{processes[victim].pid}/task/{processes[victim].pid}/children").read_text().split()
+            subprocess.run(["kill", "-9", child], check=True)
+            status, _, errors = ends(processes[victim], timeout=60)
+            assert (status, errors.splitlines()[-1].partition(";")[0]) == (RESUME, "error: ended by SIGKILL")
+        status, _, errors = ends(processes[1 - victim], timeout=60)
+        assert status == RESUME, errors
+        assert "the newest checkpoint" in errors.splitlines()[-1]
+
+    fewer = shutil.copytree(workdir, tmp_path / "fewer")
+    saved = checkpoint_steps(fewer)[-1]
+    before = parameters(fewer, saved)
+    ended = [ends(process) for process in pair(workdir, *OFTEN)]
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert f"resumed from step {saved} " in ended[0][1]
+    ours, theirs = parameters(workdir), parameters(whole)
+    assert {k: v.tobytes() for k, v in ours.items()} == {k: v.tobytes() for k, v in theirs.items()}
+
+    done = subprocess.run(**on(8, fewer, *OFTEN), capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    moved = 0
+    for name, value in parameters(fewer).items():
+        np.testing.assert_allclose(value, theirs[name], rtol=0, atol=1e-5, err_msg=name)
+        moved = max(moved, np.abs(value - before[name]).max())
+    assert moved > 1e-3  # by what it trained there
+
+
+def test_an_error_in_one_process_ends_the_other_with_the_same_status(pair, tmp_path):
+    processes = pair(tmp_path, own=("--config.data_dir=/proc/nowhere",))
+    ended = [ends(process, timeout=60) for process in processes]
+    assert [status for status, _, _ in ended] == [BAD_INPUT, BAD_INPUT], ended
+    first, second = (errors.splitlines()[-1] for _, _, errors in ended)
+    assert second.startswith("error: ") and "/proc/nowhere" in second
+    assert first == second.replace("error: ", "error: process 1: ")
+
+
+def test_half_a_place_among_the_processes_is_refused(command, tmp_path):
+    done = subprocess.run(**command(tmp_path, "--num_processes=2"), capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (BAD_INPUT, "")
+    assert "give all three" in done.stderr and done.stderr.count("\n") == 1

@@ -12,6 +12,7 @@ import pytest
 from eca_jax.training.checkpoint import best_step, checkpoint_steps, load_variables
 from eca_jax.training.loop import train
 from eca_jax.training.metrics import read_metrics
+from eca_jax.training.status import RESUME
 
 pytestmark = pytest.mark.slow
 STEPS = 24  # of the tiny recipe: 4 epochs of 6
@@ -77,7 +78,7 @@ def test_stopped_by_sigterm_it_loses_no_step(command, run, whole, tmp_path):
     lines = random.SystemRandom().randint(1, 12)
     print(f"stopped after {lines} lines of metrics")
     status, output = interrupt(command(tmp_path), tmp_path, signal.SIGTERM, lines)
-    assert status == 0
+    assert status == RESUME
     assert "interrupted" in output
     done = checkpoint_steps(tmp_path)[-1]
     assert done >= max(line["step"] for line in read_metrics(tmp_path))
@@ -137,3 +138,15 @@ def test_config_json_says_what_rebuilds_the_model(whole):
     assert meta["num_classes"] == 3
     assert meta["overrides"] == {"small_images": True, "stage_sizes": [1, 1, 0, 0]}
     assert meta["preprocessing"]["image_size"] == 16
+
+
+def test_a_network_without_batch_statistics_goes_on(config, tmp_path):
+    config.update({"model": "nf_ecaresnet26", "ema_decay": 0.0, "checkpoint_every_steps": 0})
+    config.model_overrides.update({"stage_sizes": (1, 0, 0, 0), "small_images": None})
+    config.schedule.name = "step"
+    for workdir, epochs in (("cut", 1), ("cut", 2), ("whole", 2)):
+        config.num_epochs = epochs
+        train(config, tmp_path / workdir)
+    assert recorded(tmp_path / "cut") == recorded(tmp_path / "whole")
+    cut, whole = (load_variables(tmp_path / workdir, 12)[0] for workdir in ("cut", "whole"))
+    assert list(cut) == ["params"] and flat_bytes(cut) == flat_bytes(whole)
