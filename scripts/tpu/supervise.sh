@@ -18,7 +18,7 @@ step() { # NAME ARGUMENTS...: another of these scripts
 note() { echo "# $(date '+%F %T') $*"; }
 
 dir=$(quote "$REPO_DIR")
-look() { on_workers all "$dir/scripts/tpu/worker.sh status || echo training lost"; }
+look() { on_workers all "$dir/scripts/tpu/worker.sh status 2>/dev/null || echo training lost"; }
 
 start() { step setup && step train "$@"; }
 
