@@ -160,8 +160,15 @@ def test_names_are_imagenets_or_those_beside_the_weights():
 
 
 def test_importing_the_package_imports_nothing_else():
-    check = "import eca_jax, sys; print({'jax', 'flax', 'numpy', 'tensorflow'} & set(sys.modules)); eca_jax.layers.ECA"
-    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout == "set()\n"
+    """And running an exported model needs JAX alone."""
+    check = """
+import eca_jax, sys
+print({"jax", "flax", "numpy", "tensorflow"} & set(sys.modules))
+eca_jax.load_exported
+print({"flax", "optax", "orbax", "PIL", "tensorflow"} & set(sys.modules))
+"""
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert result.stdout == "set()\nset()\n", result.stderr
 
 
 def test_batches_are_split_over_all_devices(weights):
