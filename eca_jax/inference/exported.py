@@ -35,7 +35,7 @@ class ExportedModel:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Raises ValueError unless `images` is an array of the kind that the file was exported for."""
         images, size = np.asarray(images), self.metadata["preprocessing"]["image_size"]
-        if images.dtype != self.metadata["input"] or images.shape != (len(images), size, size, 3):
+        if images.dtype != self.metadata["input"] or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise ValueError(
                 f"images must be {self.metadata['input']} [N, {size}, {size}, 3], not {images.dtype} "
                 f"{list(images.shape)}"
