@@ -48,7 +48,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     export = subparsers.add_parser(
         "export",
         help="model and weights as one file that needs only JAX",
-        description="Writes one file that `eca_jax.load_exported`, or five lines of JAX and NumPy, can run.",
+        description="Writes one file that `eca_jax.load_exported`, or a few lines of JAX and NumPy, can run.",
     )
     _add_weights(export)
     export.add_argument("out", metavar="OUT", help="the file to write, such as model.npz")

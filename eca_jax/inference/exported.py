@@ -1,4 +1,4 @@
-"""Running an exported model: JAX and NumPy are enough, and this file stands alone.
+"""Running an exported model: JAX, NumPy and flatbuffers are enough, and this file stands alone.
 
 The file is a NumPy `.npz` archive: the weights by name, "program" (a serialised `jax.export.Exported`, uint8),
 "metadata" (JSON) and "sha256" (of all the others). The program takes ({name: weight}, images).
@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +48,7 @@ def load_exported(path: str | os.PathLike) -> ExportedModel:
     Raises:
       FileNotFoundError: no such file.
       ValueError: truncated or changed since, no exported model, or from a JAX too far from this one.
+      ImportError: flatbuffers is not installed.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path}")
@@ -58,13 +58,15 @@ def load_exported(path: str | os.PathLike) -> ExportedModel:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         stored = str(arrays.pop("sha256"))
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError, NotImplementedError) as error:
+    except Exception as error:  # zipfile, zlib and NumPy's reader of headers raise many kinds for damaged files
         raise ValueError(f"{path} is truncated or damaged, or no exported model ({error})") from None
     if checksum(arrays) != stored:
         raise ValueError(f"{path} was changed after it was exported: its contents do not have its SHA-256")
     metadata = json.loads(str(arrays.pop("metadata")))
     try:
         program = export.deserialize(bytearray(arrays.pop("program")))
+    except ImportError:  # JAX's own line says that flatbuffers is missing
+        raise
     except Exception as error:  # flatbuffers and StableHLO raise many kinds for a format they do not know
         versions = f"it was exported with JAX {metadata['versions']['jax']}, this is {jax.__version__}"
         raise ValueError(f"{path} cannot be read by this JAX ({error}); {versions}") from error
