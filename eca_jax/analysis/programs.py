@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from eca_jax.layers.lowering import in_parts
 from eca_jax.models.registry import IMAGENET_MEAN, IMAGENET_STD
 from eca_jax.training.setup import Program, build
 from eca_jax.training.step import normalize
@@ -35,7 +36,10 @@ def inference(model: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
     """(variables, uint8 images [N, H, W, 3]) -> float32 logits [N, classes]."""
 
     def predict(variables: Any, images: jax.Array) -> jax.Array:
-        return model.apply(variables, normalize(images, IMAGENET_MEAN, IMAGENET_STD, model.dtype), train=False)
+        def logits(images: jax.Array) -> jax.Array:
+            return model.apply(variables, normalize(images, IMAGENET_MEAN, IMAGENET_STD, model.dtype), train=False)
+
+        return in_parts(logits, images)
 
     return predict
 

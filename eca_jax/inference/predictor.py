@@ -18,7 +18,7 @@ from PIL import Image
 from eca_jax.convert.load import read_weights
 from eca_jax.data.preprocess import ImageLike, eval_image
 from eca_jax.inference.class_names import class_names
-from eca_jax.layers.lowering import compiler_options
+from eca_jax.layers.lowering import compiler_options, in_parts
 from eca_jax.models import Preprocessing, create_model, preprocessing
 from eca_jax.training.step import normalize
 
@@ -248,7 +248,10 @@ class Predictor:
             model, how = self._model.clone(**OUTPUTS[output]), self.preparation
 
             def predict(variables: dict[str, Any], images: jax.Array) -> Any:
-                return model.apply(variables, normalize(images, how.mean, how.std, model.dtype))
+                def network(images: jax.Array) -> Any:
+                    return model.apply(variables, normalize(images, how.mean, how.std, model.dtype))
+
+                return in_parts(network, images)
 
             shape = (size, how.image_size, how.image_size, 3)
             images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=self.sharding)

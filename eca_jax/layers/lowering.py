@@ -6,7 +6,8 @@ Every function computes what its `jax.lax` namesake computes; only the form diff
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,3 +100,13 @@ def add_relu(x: jax.Array, y: jax.Array) -> jax.Array:
 def compute_once(x: jax.Array) -> jax.Array:
     """x, which several operations read. On CPU each of them would compute it again (`lowering_cpu.compute_once`)."""
     return lowering_cpu.compute_once(x) if target_platform() == "cpu" else x
+
+
+def in_parts(network: Callable[[jax.Array], Any], images: jax.Array) -> Any:
+    """network(images), arrays [N, ...] of images [N, ...] that do not depend on each other.
+
+    On one CPU a few images at a time go through the whole network (`lowering_cpu.in_parts`).
+    """
+    if target_platform() == "cpu" and jax.local_device_count() == 1:
+        return lowering_cpu.in_parts(network, images)
+    return network(images)

@@ -16,8 +16,9 @@ batch 32, this form against `lax.conv_general_dilated`:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -199,6 +200,18 @@ def _transform(matrix: Sequence[Sequence[float]], grid: Grid) -> Grid:
 
     rows = [[combine(coefficients, column) for column in zip(*grid, strict=True)] for coefficients in matrix]
     return [[combine(coefficients, row) for coefficients in matrix] for row in rows]
+
+
+_IMAGES = 2
+
+
+def in_parts(network: Callable[[jax.Array], Any], images: jax.Array) -> Any:
+    """network(images), two images at a time: the feature maps of a whole batch would not stay in the cache."""
+    count = math.gcd(len(images), _IMAGES)
+    if count == len(images):
+        return network(images)
+    results = lax.map(network, _split(images, len(images) // count))
+    return jax.tree.map(lambda y: y.reshape(len(images), *y.shape[2:]), results)
 
 
 def _split(x: jax.Array, parts: int) -> jax.Array:

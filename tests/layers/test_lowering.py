@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from eca_jax.layers import lowering, lowering_cpu
-from eca_jax.layers.lowering import add_relu, compile_for, compute_once, conv2d, max_pool
+from eca_jax.layers.lowering import add_relu, compile_for, compute_once, conv2d, in_parts, max_pool
 
 # name: x's shape, kernel's shape, and the arguments of conv2d
 CONVOLUTIONS = {
@@ -122,6 +122,26 @@ def test_a_depthwise_result_that_several_operations_read_is_computed_once(direct
 
     alone = flops(lambda x, k: conv2d(x, k, **options), jnp.zeros(x_shape), jnp.zeros(kernel_shape))
     assert flops(run, jnp.zeros(x_shape), jnp.zeros(kernel_shape)) < 1.5 * alone
+
+
+@pytest.mark.parametrize("examples, at_a_time", [(1, 1), (3, 1), (6, 2)])
+def test_a_network_runs_in_parts_on_one_cpu_alone(examples, at_a_time, monkeypatch):
+    seen = []
+
+    def network(x):
+        seen.append(len(x))
+        return {"squares": x**2, "sums": x.sum(1)}
+
+    x = jnp.arange(4.0 * examples).reshape(examples, 4)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    parts = in_parts(network, x)
+    assert set(seen) == {at_a_time}
+    jax.tree.map(np.testing.assert_array_equal, parts, network(x))
+    seen.clear()
+    on_tpu(in_parts, network, x)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    in_parts(network, x)
+    assert seen == [examples] * 2
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
