@@ -25,8 +25,9 @@ from eca_jax.training.state import TrainState
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 
-# Orbax warns through absl of what is expected here (items without metadata of their own, a save that waits).
-logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.ERROR or "orbax" not in record.pathname)
+# Orbax tells absl's log what is expected here (items without metadata of their own, a save that waits), and what it
+# raises anyway.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
 def flat_shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -16,9 +16,10 @@ def absolute(path: str | os.PathLike) -> epath.Path:
 
 def reason(error: BaseException) -> str:
     """The first line of what first went wrong."""
-    while error.__cause__ is not None:  # Orbax wraps TensorStore's own, short reason
+    while error.__cause__ is not None:  # Orbax wraps TensorStore's own reason
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 200 else f"{line[:80]} ... {line[-115:]}"  # TensorStore ends with what the system said
 
 
 @contextlib.contextmanager

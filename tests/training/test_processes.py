@@ -6,10 +6,12 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from eca_jax.training import distributed
 from eca_jax.training.checkpoint import checkpoint_steps, load_variables
 from eca_jax.training.metrics import read_metrics
 from eca_jax.training.status import BAD_INPUT, RESUME
@@ -161,3 +163,31 @@ def test_half_a_place_among_the_processes_is_refused(command, tmp_path):
     done = subprocess.run(**command(tmp_path, "--num_processes=2"), capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (BAD_INPUT, "")
     assert "give all three" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "platforms", "asked"),
+    [
+        ({}, None, False),
+        ({}, "cpu", False),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, "cuda", False),
+        ({"SLURM_STEP_NUM_TASKS": "8"}, "cuda", True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, None, True),
+        ({}, "tpu,cpu", True),  # what JAX sets on a TPU VM
+    ],
+)
+def test_jax_is_asked_for_other_processes_only_where_it_can_tell(monkeypatch, environment, platforms, asked):
+    calls = []
+    fake = SimpleNamespace(
+        config=SimpleNamespace(jax_platforms=platforms),
+        distributed=SimpleNamespace(initialize=lambda *place, **times: calls.append(place)),
+    )
+    monkeypatch.setattr(distributed, "jax", fake)
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    distributed.initialize()
+    assert calls == ([(None, None, None)] if asked else [])
+    distributed.initialize("host:1234", 2, 1)
+    assert calls[-1] == ("host:1234", 2, 1)
