@@ -33,7 +33,10 @@ def conv_norm_gate(
     if not train:
         y, pooled = conv(compute_once(x), with_mean=True)
         a, b, _ = norm.affine(y, train)
-        weights = gate.gate(a * pooled + b, fast=True)
+        # Rounded as `scale_shift` rounds them: the descriptor is then that of the result, and a TPU keeps one form of
+        # each instead of two.
+        a, b = a.astype(norm.dtype), b.astype(norm.dtype)
+        weights = gate.gate(a.astype(jnp.float32) * pooled + b.astype(jnp.float32), fast=True)
         # By factors: their products, one for each example, would be two more small programs before the convolution.
         return scale_shift(y.astype(norm.dtype), a, b) * weights[:, None, None, :].astype(norm.dtype)
     y = conv(x)

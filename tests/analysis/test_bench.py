@@ -99,3 +99,12 @@ def test_a_table_is_markdown_with_aligned_columns():
         "| a       |     1.25 |",
         "| longer  |       10 |",
     ]
+
+
+@pytest.mark.slow
+def test_the_tpu_benchmark_prints_the_compilers_estimates(capsys):
+    arguments = "bench tpu --model resnet18 --baseline resnet18 --only infer --image_size 32 --batch_per_chip 4 --json"
+    assert cli.main(arguments.split()) == 0
+    rows = json.loads(capsys.readouterr().out)["estimates"]["infer"]
+    assert rows.keys() == {"stock flax layers", "resnet18"}
+    assert all(row["cycles"] > 0 and row["all_reduces"] == 0 for row in rows.values())

@@ -36,7 +36,7 @@ def test_logits_and_round_trip(name):
         np.testing.assert_array_equal(returned[key], tensor.numpy(), err_msg=key, strict=True)
 
     model = eca_jax.create_model(name, **model_options(state_dict, name))
-    apply = jax.jit(model.apply)
+    apply = model.apply  # operation by operation: networks share most of theirs, and each would compile for long
     standard = 224 if takes(model, variables, 224) else preprocessing(name).image_size
     for size in (standard, ODD_SIZE):
         if size == ODD_SIZE and not takes(model, variables, size):
