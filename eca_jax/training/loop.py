@@ -133,7 +133,8 @@ class _Run:
         self.window_started = (step, time.monotonic())
         eval_steps = self.epoch_steps * config["eval_every_epochs"]
         # A run that was stopped between a checkpoint and its evaluation owes the evaluation.
-        if step and self._evaluation_due(step, eval_steps) and not self._evaluate(step, state, interrupt):
+        owed = self._evaluations_due(step, eval_steps) if step else []
+        if owed and not self._evaluate(step, state, owed, interrupt):
             return False
         if step >= self.total_steps:
             return True
@@ -162,13 +163,13 @@ class _Run:
                 self._record(*in_flight.popleft())
             profile(step)
             stop = interrupt.now()
-            due = self._evaluation_due(step, eval_steps)
+            due = self._evaluations_due(step, eval_steps)
             every = config["checkpoint_every_steps"]
             if due or stop or (every and step % every == 0):
                 while in_flight:
                     self._record(*in_flight.popleft())
                 self._save(step, state)
-            if stop or (due and not self._evaluate(step, state, interrupt)):
+            if stop or (due and not self._evaluate(step, state, due, interrupt)):
                 return False
             if step == self.total_steps:
                 return True
@@ -217,17 +218,20 @@ class _Run:
             f"{what} is not finite at step {step} ({self._where(step)}); {kept}. A lower learning_rate may help."
         )
 
-    def _evaluation_due(self, step: int, eval_steps: int) -> bool:
+    def _evaluations_due(self, step: int, eval_steps: int) -> list[str]:
+        """What to evaluate after `step` and is not in metrics.jsonl yet: a kill may fall between two of its lines."""
         if step % eval_steps and step != self.total_steps:
-            return False
-        return not any(line["step"] == step and line["split"] != "train" for line in self.writer.lines)
+            return []
+        done = [line["split"] for line in self.writer.lines if line["step"] == step]
+        splits = ["validation", "validation_ema"] if self.config["ema_decay"] else ["validation"]
+        return [split for split in splits if split not in done]
 
-    def _evaluate(self, step: int, state: TrainState, interrupt: Interrupt) -> bool:
-        """Evaluates the weights, and their average where there is one; False if interrupted before the end."""
-        chosen = {"validation": state.variables} | ({"validation_ema": state.ema} if state.ema is not None else {})
+    def _evaluate(self, step: int, state: TrainState, splits: list[str], interrupt: Interrupt) -> bool:
+        """Evaluates the weights ("validation"), their average ("validation_ema"); False if interrupted."""
+        variables = {"validation": state.variables, "validation_ema": state.ema}
         results = {}
-        for split, variables in chosen.items():
-            results[split] = _evaluate(self.config, self.program, self.source, variables, interrupt)
+        for split in splits:
+            results[split] = _evaluate(self.config, self.program, self.source, variables[split], interrupt)
             if results[split] is None:
                 return False
         for split, means in results.items():
