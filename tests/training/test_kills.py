@@ -1,0 +1,50 @@
+"""Twenty kills at random times over one run: it ends as the run that nobody touched, whatever they hit."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from eca_jax.training.checkpoint import checkpoint_steps, load_optimizer, load_variables
+from eca_jax.training.metrics import read_metrics
+
+pytestmark = pytest.mark.slow
+KILLS = 20
+KEYS = {"num_epochs": 24, "checkpoint_every_steps": 4, "log_every_steps": 1, "keep_checkpoints": 3}
+
+
+def test_twenty_kills_leave_no_trace(command, tree, tiny, tmp_path):
+    outputs = {}
+    for name, kills in (("killed", KILLS), ("whole", 0)):
+        line = command(tmp_path / name)
+        config = line["args"][2].partition("=")[2]
+        script = ["tests/training/killed_often.py", config, tree, tmp_path / name, kills, 5, json.dumps(KEYS)]
+        line |= {"args": [sys.executable, *map(str, script)]}
+        line["env"]["PYTHONPATH"] = str(line["cwd"])
+        done = subprocess.run(**line, capture_output=True, timeout=400)
+        assert done.returncode == 0, done.stderr
+        outputs[name] = json.loads(done.stdout)
+    fell = Counter(phase for phase, _ in outputs["killed"])
+    print(fell, outputs["killed"])
+    assert fell.total() == KILLS and set(fell) == {"step", "save", "evaluation"}
+    steps = [step for _, step in outputs["killed"]]
+    assert steps == sorted(steps) and steps[-1] > 0  # nothing that was saved was lost
+    assert recorded(tmp_path / "killed") == recorded(tmp_path / "whole")
+    last = checkpoint_steps(tmp_path / "whole")[-1]
+    assert checkpoint_steps(tmp_path / "killed") == checkpoint_steps(tmp_path / "whole")
+    for load in (lambda w: load_variables(w, last, ema=False)[0], lambda w: load_variables(w, last)[0], optimizer):
+        assert as_bytes(load(tmp_path / "killed")) == as_bytes(load(tmp_path / "whole"))
+
+
+def optimizer(workdir):
+    return load_optimizer(workdir, checkpoint_steps(workdir)[-1])
+
+
+def recorded(workdir):
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in read_metrics(workdir)]
+
+
+def as_bytes(tree):
+    return {k: as_bytes(v) if isinstance(v, dict) else v.tobytes() for k, v in tree.items()}
