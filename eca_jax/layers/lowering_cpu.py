@@ -212,14 +212,14 @@ def _transform(matrix: Sequence[Sequence[float]], grid: Grid) -> Grid:
     return [[combine(coefficients, row) for coefficients in matrix] for row in rows]
 
 
-_IMAGES = 2
+_IMAGES = 4
 
 
 def in_parts(network: Callable[[jax.Array], Any], images: jax.Array) -> Any:
-    """network(images), two images at a time: the feature maps of a whole batch would not stay in the cache.
+    """network(images), four images at a time: the feature maps of a whole batch would not stay in the cache.
 
-    Images/s at batch 32, medians, by images at a time: ECA-MobileNetV2 150 (1), 164 (2), 150 (4), 136 (8), 82 (32);
-    ECA-ResNet-50, on a busy machine, 11.2 (2), 9.2 (4), 9.3 (8), 5.4 (32).
+    Images/s at batch 32 by images at a time, medians, 2 cores: ECA-MobileNetV2 169 (1), 190 (2), 206 (4), 205 (8),
+    154 (32); ECA-ResNet-50 39.0 (1), 47.1 (2), 46.4 (4), 44.3 (8), 34.6 (32).
     """
     count = math.gcd(len(images), _IMAGES)
     if count == len(images):
