@@ -95,7 +95,8 @@ def run(options: argparse.Namespace) -> int:
         results: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in passes}
         for (kind, name), estimate in estimates.items():
             results[kind][name] = _figures(estimate.result())
-            print(f"{kind}: {name} compiled", file=sys.stderr, flush=True)
+            cycles = results[kind][name]["cycles"]
+            print(f"{kind}: {name} compiled, {cycles / 1e6:.2f} million cycles", file=sys.stderr, flush=True)
     result = {
         "topology": slice_.name,
         "batch_per_chip": options.batch_per_chip,
