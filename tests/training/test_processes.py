@@ -98,7 +98,8 @@ def test_two_processes_train_as_one(on, pair, tmp_path):
     np.testing.assert_allclose([x["loss"] for x in two], [x["loss"] for x in one], rtol=1e-4)
     (_, primary, _), (_, secondary, _) = ended
     assert "best: validation" in primary
-    assert not [line for line in secondary.splitlines() if not line.startswith("[Gloo]")]
+    # Of two threads' lines the prefix may come late.
+    assert not [line for line in secondary.splitlines() if "[Gloo]" not in line and "peer ranks" not in line]
 
 
 def test_a_pair_survives_a_stop_and_the_loss_of_either(on, pair, tmp_path):
