@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from eca_jax.analysis import bench_device, bench_predict, bench_report, bench_tpu
+from eca_jax.analysis import bench_device, bench_report, bench_tpu
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -11,7 +11,13 @@ def add_parsers(subparsers: Any) -> None:
     subjects = parser.add_subparsers(required=True, metavar="SUBJECT")
     bench_tpu.add_parsers(subjects)
     bench_device.add_parsers(subjects)
-    bench_predict.add_parsers(subjects)
+    predict = subjects.add_parser("predict", help="a stream of JPEG files of mixed sizes")
+    predict.add_argument("--model", default="eca_resnet50")
+    predict.add_argument("--images", type=int, default=1000)
+    predict.add_argument("--batch_size", type=int, default=32)
+    predict.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    bench_report.add_output_options(predict)
+    predict.set_defaults(run=run_predict)
     data = subjects.add_parser("data", help="the input pipeline, beside torchvision's DataLoader")
     data.add_argument("--images", type=int, default=512, help="JPEG files to make and read")
     data.add_argument("--workers", type=int, default=2, help="decoding threads of ours, processes of the peer")
@@ -21,8 +27,17 @@ def add_parsers(subparsers: Any) -> None:
     data.set_defaults(run=run_data)
 
 
+# The subjects that read images need more than jax, flax and optax, and are imported when they are asked for.
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    from eca_jax.analysis import bench_predict
+
+    return bench_predict.run(options)
+
+
 def run_data(options: argparse.Namespace) -> int:
-    from eca_jax.analysis import bench_data  # only this subject reads images
+    from eca_jax.analysis import bench_data
 
     measured = bench_data.run(options.images, options.workers, options.seconds, options.rounds)
     sides = {"eca_jax.data": measured["rounds"], "torchvision DataLoader": measured["peer_rounds"]}

@@ -1,7 +1,6 @@
 """`bench predict`: how busy a stream of JPEG files keeps the devices of this machine."""
 
 import argparse
-import io
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from eca_jax.analysis import bench_report
+from eca_jax.analysis.bench_data import photograph
 from eca_jax.analysis.programs import abstract_variables
 from eca_jax.inference.predictor import Loaded, Predictor
 from eca_jax.models import create_model, preprocessing
@@ -21,28 +20,14 @@ from eca_jax.models import create_model, preprocessing
 DISTINCT = 50
 
 
-def add_parsers(subjects: Any) -> None:
-    parser = subjects.add_parser("predict", help="a stream of JPEG files of mixed sizes", description=__doc__)
-    parser.add_argument("--model", default="eca_resnet50")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    bench_report.add_output_options(parser)
-    parser.set_defaults(run=run)
-
-
 def photographs(count: int) -> list[bytes]:
-    """JPEG files from 200x150 to 1000x750 pixels, some upright, that decode like photographs."""
+    """JPEG files from 200x150 to 1000x750 pixels, some upright."""
     random = np.random.default_rng(0)
     files = []
     for index in range(min(count, DISTINCT)):
         width = int(random.integers(200, 1001))
-        size = (width, width * 3 // 4) if index % 3 else (width * 3 // 4, width)
-        coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
-        pixels = np.asarray(coarse, np.float32) + random.normal(0, 12, (size[1], size[0], 1))
-        encoded = io.BytesIO()
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(encoded, "jpeg", quality=90)
-        files.append(encoded.getvalue())
+        width, height = (width, width * 3 // 4) if index % 3 else (width * 3 // 4, width)
+        files.append(photograph(random, width, height))
     return [files[index % len(files)] for index in range(count)]
 
 

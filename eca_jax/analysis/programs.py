@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from eca_jax.layers.lowering import in_parts
 from eca_jax.models.registry import IMAGENET_MEAN, IMAGENET_STD
 from eca_jax.training.setup import Program, build
-from eca_jax.training.step import normalize
+from eca_jax.training.step import make_predict
 
 
 def training(model: nn.Module, mesh: Mesh, batch_size: int, image_size: int) -> Program:
@@ -34,14 +33,7 @@ def training(model: nn.Module, mesh: Mesh, batch_size: int, image_size: int) -> 
 
 def inference(model: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
     """(variables, uint8 images [N, H, W, 3]) -> float32 logits [N, classes]."""
-
-    def predict(variables: Any, images: jax.Array) -> jax.Array:
-        def logits(images: jax.Array) -> jax.Array:
-            return model.apply(variables, normalize(images, IMAGENET_MEAN, IMAGENET_STD, model.dtype), train=False)
-
-        return in_parts(logits, images)
-
-    return predict
+    return make_predict(model, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def abstract_variables(model: nn.Module, image_size: int) -> Any:

@@ -18,9 +18,9 @@ from PIL import Image
 from eca_jax.convert.load import read_weights
 from eca_jax.data.preprocess import ImageLike, eval_image
 from eca_jax.inference.class_names import class_names
-from eca_jax.layers.lowering import compiler_options, in_parts
+from eca_jax.layers.lowering import compiler_options
 from eca_jax.models import Preprocessing, create_model, preprocessing
-from eca_jax.training.step import normalize
+from eca_jax.training.step import make_predict
 
 BATCH_SIZES = (1, 8, 32)
 # What a model can be asked for, and the fields of its module that make it return that.
@@ -246,13 +246,7 @@ class Predictor:
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
         if (output, size) not in self.programs:
             model, how = self._model.clone(**OUTPUTS[output]), self.preparation
-
-            def predict(variables: dict[str, Any], images: jax.Array) -> Any:
-                def network(images: jax.Array) -> Any:
-                    return model.apply(variables, normalize(images, how.mean, how.std, model.dtype))
-
-                return in_parts(network, images)
-
+            predict = make_predict(model, mean=how.mean, std=how.std)
             shape = (size, how.image_size, how.image_size, 3)
             images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=self.sharding)
             program = jax.jit(predict, out_shardings=self.sharding)

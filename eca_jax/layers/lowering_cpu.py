@@ -215,22 +215,6 @@ def _transform(matrix: Sequence[Sequence[float]], grid: Grid) -> Grid:
     return [[combine(coefficients, row) for coefficients in matrix] for row in rows]
 
 
-_IMAGES = 4
-
-
-def in_parts(network: Callable[[jax.Array], Any], images: jax.Array) -> Any:
-    """network(images), four images at a time: the feature maps of a whole batch would not stay in the cache.
-
-    Images/s at batch 32 by images at a time, medians, 2 cores: ECA-MobileNetV2 169 (1), 190 (2), 206 (4), 205 (8),
-    154 (32); ECA-ResNet-50 39.0 (1), 47.1 (2), 46.4 (4), 44.3 (8), 34.6 (32).
-    """
-    count = math.gcd(len(images), _IMAGES)
-    if count == len(images):
-        return network(images)
-    results = lax.map(network, _split(images, len(images) // count))
-    return jax.tree.map(lambda y: y.reshape(len(images), *y.shape[2:]), results)
-
-
 def _split(x: jax.Array, parts: int) -> jax.Array:
     """[N, ...] -> [parts, N / parts, ...]"""
     return x.reshape(parts, len(x) // parts, *x.shape[1:])
@@ -298,6 +282,22 @@ def _max_pool_bwd(window, stride, padding, residuals, g):
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+
+
+_IMAGES = 4
+
+
+def in_parts(network: Callable[[jax.Array], Any], images: jax.Array) -> Any:
+    """network(images), four images at a time: the feature maps of a whole batch would not stay in the cache.
+
+    Images/s at batch 32 by images at a time, medians, 2 cores: ECA-MobileNetV2 169 (1), 190 (2), 206 (4), 205 (8),
+    154 (32); ECA-ResNet-50 39.0 (1), 47.1 (2), 46.4 (4), 44.3 (8), 34.6 (32).
+    """
+    count = math.gcd(len(images), _IMAGES)
+    if count == len(images):
+        return network(images)
+    results = lax.map(network, _split(images, len(images) // count))
+    return jax.tree.map(lambda y: y.reshape(len(images), *y.shape[2:]), results)
 
 
 def compute_once(x: jax.Array) -> jax.Array:

@@ -1,6 +1,8 @@
 """The benchmark commands: who runs when, what they report, and what they refuse."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -89,6 +91,18 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
     assert cli.main(arguments.split()) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_speed_is_measured_where_there_are_only_jax_flax_and_optax():
+    code = """
+import sys
+missing = ("tensorflow", "tensorflow_datasets", "clu", "ml_collections", "torch", "PIL", "safetensors", "tqdm")
+sys.modules.update(dict.fromkeys(missing))
+from eca_jax import cli
+sys.exit(cli.main("bench infer --model resnet51".split()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and "unknown model" in done.stderr, done.stderr
 
 
 def test_a_table_is_markdown_with_aligned_columns():
