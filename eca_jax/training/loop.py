@@ -323,6 +323,7 @@ def _profiler(config: Mapping[str, Any], workdir: epath.Path, first_step: int) -
     return Profile(
         logdir=str(workdir / "profile"),
         num_profile_steps=config["profile_steps"],
+        profile_duration_ms=None,  # by default it goes on for three seconds, and a run that ends before has no profile
         first_profile=first_step + 5,
         every_secs=None,
     )
