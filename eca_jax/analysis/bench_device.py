@@ -140,7 +140,10 @@ def peers(kind: str, name: str, dtype: Any, images: np.ndarray, labels: np.ndarr
 
 
 def measure(contestants: dict[str, Contestant], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds a pass, for every contestant and round; the contestants take turns within a round."""
+    """Seconds a pass, for every contestant and round; the contestants take turns within a round.
+
+    The first pass of a turn is not timed: it finds caches and the allocator's memory as another contestant left them.
+    """
     passes = {}
     for name, run_passes in contestants.items():
         run_passes(2)  # compiles, allocates, tunes
@@ -148,6 +151,7 @@ def measure(contestants: dict[str, Contestant], rounds: int, seconds: float) -> 
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run_passes in contestants.items():
+            run_passes(1)
             times[name].append(_seconds(run_passes, passes[name]) / passes[name])
     return times
 

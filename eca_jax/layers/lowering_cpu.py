@@ -55,6 +55,8 @@ def conv2d(
         return depthwise(x, kernel[:, :, 0], stride, padding)
     if taps == [3, 3] and stride == dilation == (1, 1) and groups == 1 and _winograd_pays(x, features, padding):
         return winograd(x, kernel, padding)
+    if max(stride) > 1 and min(taps) >= max(stride) and groups == 1 and dilation == (1, 1):
+        return strided(x, kernel, stride, padding)
     return direct(x, kernel, stride, padding, dilation, groups)
 
 
@@ -97,6 +99,9 @@ def _matmul_bwd(residuals, g):
 def _outer(x: jax.Array, g: jax.Array) -> jax.Array:
     """[K, F], the sum of x [..., K] times g [..., F] over all positions: the kernel gradient of a 1x1 convolution."""
     x, g = (v.reshape(-1, v.shape[-1]) for v in (x, g))
+    if x.shape[1] > g.shape[1]:
+        # The product is half as fast again with its shorter side first; the barrier keeps XLA from turning it back.
+        return lax.optimization_barrier(_outer(g, x)).T
     return lax.dot_general(x, g, (((0,), (0,)), ((), ())))
 
 
@@ -149,6 +154,46 @@ def _depthwise_bwd(stride, padding, residuals, g):
 depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def strided(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: Padding) -> jax.Array:
+    """XLA's own convolution; its input gradient by phases."""
+    return direct(x, kernel, stride, padding)
+
+
+def _strided_fwd(x, kernel, stride, padding):
+    return strided(x, kernel, stride, padding), (x, kernel)
+
+
+def _strided_bwd(stride, padding, residuals, g):
+    """XLA spreads g out with zeros and multiplies by them; the pixels of x that meet the same taps need no zeros."""
+    x, kernel = residuals
+    turned = jnp.swapaxes(kernel, 2, 3)
+    rows, columns = (
+        [_phase(r, *sizes) for r in range(sizes[-1])]
+        for sizes in zip(x.shape[1:3], g.shape[1:3], kernel.shape[:2], padding, stride, strict=True)
+    )
+    phases = [[direct(g, turned[i][:, j], (1, 1), (top, left)) for j, left in columns] for i, top in rows]
+    dx = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
+    dx = dx.reshape(len(x), dx.shape[1] * stride[0], dx.shape[3] * stride[1], -1)[:, : x.shape[1], : x.shape[2]]
+    return dx, *jax.linear_transpose(lambda kernel: direct(x, kernel, stride, padding), kernel)(g)
+
+
+def _phase(
+    first: int, length: int, outputs: int, taps: int, padding: tuple[int, int], stride: int
+) -> tuple[slice, tuple[int, int]]:
+    """In one dimension, the taps that pixels first, first + stride, ... meet, and the padding of their convolution.
+
+    Output o meets pixel p through tap p + padding - stride * o; the taps are in the order of the outputs.
+    """
+    last = taps - 1 - (taps - 1 - first - padding[0]) % stride
+    count = last // stride + 1
+    low = (last - first - padding[0]) // stride
+    return slice(last, None, -stride), (low, math.ceil(length / stride) - outputs - low + count - 1)
+
+
+strided.defvjp(_strided_fwd, _strided_bwd)
+
+
 # Winograd's F(2x2, 3x3) (Lavin and Gray, CVPR 2016): 16 multiplications for 4 outputs of a 3x3 convolution instead of
 # 36. Its matrices hold only 0, ±1 and ±1/2, so that its rounding errors are those of the direct form.
 _INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
@@ -175,10 +220,14 @@ def winograd(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
 
     The batch goes through in parts whose transformed tiles, four times the size of the input, stay in the cache.
     """
+    return _in_cache(x, _transform(_KERNEL, [list(row) for row in kernel]), padding)
+
+
+def _in_cache(x: jax.Array, kernels: Grid, padding: Padding) -> jax.Array:
     parts = _parts(x)
     if parts == 1:
-        return _winograd(x, kernel, padding)
-    y = lax.map(lambda part: _winograd(part, kernel, padding), _split(x, parts))
+        return _winograd(x, kernels, padding)
+    y = lax.map(lambda part: _winograd(part, kernels, padding), _split(x, parts))
     return y.reshape(len(x), *y.shape[2:])
 
 
@@ -187,10 +236,9 @@ def _parts(x: jax.Array) -> int:
     return next(k for k in range(1, len(x) + 1) if len(x) % k == 0 and (x.nbytes <= k * _CHUNK_BYTES or k == len(x)))
 
 
-def _winograd(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+def _winograd(x: jax.Array, kernels: Grid, padding: Padding) -> jax.Array:
     height, width = (n + sum(p) - 2 for n, p in zip(x.shape[1:3], padding, strict=True))
     tiles = _tiles(x, height, width, padding)
-    kernels = _transform(_KERNEL, [list(row) for row in kernel])
     products = [[_matmul(t, k) for t, k in zip(*rows, strict=True)] for rows in zip(tiles, kernels, strict=True)]
     y = jnp.stack([jnp.stack(row, axis=3) for row in _transform(_OUTPUT, products)], axis=2)
     n, tile_rows, _, tile_columns, _, features = y.shape
@@ -226,9 +274,11 @@ def _winograd_fwd(x, kernel, padding):
 
 def _winograd_bwd(padding, residuals, g):
     x, kernel = residuals
-    # The transposed convolution is the convolution with the kernel turned round and the padding 2 - p.
-    turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    dx = winograd(g, turned, tuple((2 - low, 2 - high) for low, high in padding))
+    # The transposed convolution is the convolution with the kernel turned round and the padding 2 - p. Transposed after
+    # its transform, where the products take it as it is: before, that took as long as all else at 512 channels and 7x7.
+    turned = _transform(_KERNEL, [list(row) for row in kernel[::-1, ::-1]])
+    kernels = [[k.T for k in row] for row in turned]
+    dx = _in_cache(g, kernels, tuple((2 - low, 2 - high) for low, high in padding))
     return dx, _winograd_dkernel(x, g, padding)
 
 
