@@ -117,9 +117,9 @@ class ChannelGate(nn.Module):
     def gate(self, pooled: jax.Array, *, fast: bool = False) -> jax.Array:
         raise NotImplementedError
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, fast: bool = False) -> jax.Array:
         """Rescales the channels of `x`: [N, H, W, C] -> the same shape and dtype."""
-        weights = self.gate(global_average_pool(x))
+        weights = self.gate(global_average_pool(x), fast=fast)
         return x * weights[:, None, None, :].astype(x.dtype)
 
 

@@ -29,7 +29,7 @@ def conv_norm_gate(
     if gate is None:
         return norm(conv(x), train)
     if not fold or not (train or conv.mean_commutes):
-        return gate(norm(conv(x), train))
+        return gate(norm(conv(x), train), fast=fold)
     if not train:
         y, pooled = conv(compute_once(x), with_mean=True)
         a, b, _ = norm.affine(y, train)
