@@ -18,6 +18,9 @@ CONVOLUTIONS = {
     "1x1, groups": ((2, 5, 5, 6), (1, 1, 3, 4), {"groups": 2}),
     "3x3": ((2, 9, 6, 4), (3, 3, 4, 5), {"padding": 1}),
     "3x3, stride 2": ((2, 9, 8, 4), (3, 3, 4, 5), {"stride": 2, "padding": 1}),
+    "3x3, stride 2, uneven": ((2, 11, 10, 4), (3, 5, 4, 5), {"stride": (1, 2), "padding": ((0, 2), (1, 0))}),
+    "2x2, stride 3": ((2, 9, 8, 4), (2, 2, 4, 5), {"stride": 3}),
+    "4x4, stride 4": ((2, 13, 12, 4), (4, 4, 4, 5), {"stride": 4}),
     "3x3, groups": ((2, 8, 8, 8), (3, 3, 2, 12), {"padding": 1, "groups": 4}),
     "3x3, dilation": ((2, 9, 9, 4), (3, 3, 4, 5), {"padding": 2, "dilation": 2}),
     "7x7 stem": ((2, 23, 32, 3), (7, 7, 3, 8), {"stride": 2, "padding": 3}),
@@ -83,10 +86,11 @@ def test_every_convolution_equals_xlas_own(case, dtype, tolerance):
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_the_cpu_takes_the_form_made_for_the_shape(case, monkeypatch):
     plain = ("1x1, padded", "1x1, groups", "depthwise, multiplier 2")
-    forms = {"1x1": "_matmul", "depthwise": "depthwise", "Winograd": "winograd"}
+    forms = {"1x1": "_matmul", "depthwise": "depthwise", "Winograd": "winograd", "7x7 stem": "strided"}
     expected = "direct" if case in plain else forms.get(case.split(",")[0], "direct")
+    expected = "strided" if case.startswith(("3x3, stride 2", "4x4")) else expected
     taken = []
-    for name in ("_matmul", "depthwise", "winograd", "direct"):
+    for name in ("_matmul", "depthwise", "winograd", "strided", "direct"):
         original = getattr(lowering_cpu, name)
         monkeypatch.setattr(
             lowering_cpu, name, lambda *a, name=name, original=original: taken.append(name) or original(*a)
@@ -94,6 +98,13 @@ def test_the_cpu_takes_the_form_made_for_the_shape(case, monkeypatch):
     x_shape, kernel_shape, options = CONVOLUTIONS[case]
     jax.eval_shape(lambda x, k: conv2d(x, k, **options), jnp.zeros(x_shape), jnp.zeros(kernel_shape))
     assert taken[0] == expected
+
+
+def test_a_strided_convolutions_input_gradient_multiplies_no_zeros():
+    x, kernel = jnp.zeros((2, 9, 8, 4)), jnp.zeros((3, 3, 4, 5))
+    gradient = jax.grad(lambda x: jnp.sum(conv2d(x, kernel, stride=2, padding=1)))
+    program = str(jax.make_jaxpr(gradient)(x))
+    assert "lhs_dilation=(1, 1)" in program and "lhs_dilation=(2, 2)" not in program
 
 
 def flops(function, *arguments):
