@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
-# Linux: memory in huge pages. A training step takes its working memory anew, and in pages of 4 KB that takes a sixth of it.
+# Linux: memory in huge pages. A training step takes its working memory anew; in pages of 4 KB that is a quarter of its time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: quickstart test lint clean

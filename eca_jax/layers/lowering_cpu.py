@@ -1,26 +1,21 @@
 """Convolutions, max-pooling and residual sums in the forms that XLA's CPU backend runs fast, for float32.
 
-The backend hands matrix products to a good library. Its own 1x1 and depthwise convolutions, and several gradients, are
-far slower than the machine allows, and it knows no Winograd convolution. Each form here equals the plain one to float32
-rounding; only reverse-mode derivatives are defined. GFLOP/s, forward, 2 cores with AVX-512 that reach 210 in a product,
-batch 32, this form against `lax.conv_general_dilated`:
+The backend hands matrix products to a good library. Its own depthwise convolutions and several gradients are far slower
+than the machine allows, and it knows no Winograd convolution. Each form here equals the plain one to float32 rounding;
+only reverse-mode derivatives are defined. GFLOP/s, 2 cores with AVX-512 that reach 480 in a product, batch 32, huge
+pages, this form against `lax.conv_general_dilated` by Eigen (see `lowering.compiler_options`):
 
-    1x1, 256 to 64 channels at 56x56     180     38
-    3x3, 64 channels at 56x56            244     99     (177 by Eigen, see `lowering.compiler_options`)
-    3x3, 128 channels at 28x28           313    196
-    3x3, 256 channels at 14x14           381    190
-    3x3, 512 channels at 7x7             325    185
-    depthwise 3x3, 576 channels at 14x14  11    0.6     (its kernel gradient 8 against 0.5 as a reduction)
-
-Kernel gradients, batch 8, one core of a busy machine, this form against JAX's transpose of the forward form (1x1) or of
-XLA's convolution (3x3):
-
-    1x1, 64 to 256 channels at 56x56      84     20
-    1x1, 256 to 1024 channels at 14x14   192     48
-    3x3, 64 channels at 56x56            109    117
-    3x3, 128 channels at 28x28           189    137
-    3x3, 256 channels at 14x14           306    171
-    3x3, 512 channels at 7x7             240    147
+                                       forward     input gradient   kernel gradient
+    1x1, 256 to 64 channels at 56x56   299 354        283 307           245  88
+    1x1, 1024 to 256 channels at 14x14 405 424        369 397           320 231
+    1x1, 512 to 2048 channels at 7x7   464 418        451 425           418 380
+    3x3, 64 channels at 56x56          483 330        486 332           204 266
+    3x3, 128 channels at 28x28         562 377        563 368           383 274
+    3x3, 256 channels at 14x14         747 445        699 425           494 397
+    3x3, 512 channels at 7x7           543 469        535 394           489 431
+    3x3, stride 2, 128 channels at 56x56                319 200
+    3x3, stride 2, 256 channels at 28x28                393 293
+    depthwise 3x3, 576 channels at 14x14, in a busier hour: forward 11 against 0.6, kernel gradient 8 against 0.5
 
 `python -m eca_jax.analysis.bench_conv` measures them again, with PyTorch beside them.
 """

@@ -14,7 +14,7 @@ import pytest
 from eca_jax.training import distributed
 from eca_jax.training.checkpoint import checkpoint_steps, load_variables
 from eca_jax.training.metrics import read_metrics
-from eca_jax.training.status import BAD_INPUT, RESUME
+from eca_jax.training.status import BAD_INPUT, FAILED, RESUME
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +100,13 @@ def test_two_processes_train_as_one(on, pair, tmp_path):
     assert "best: validation" in primary
     # Of two threads' lines the prefix may come late.
     assert not [line for line in secondary.splitlines() if "[Gloo]" not in line and "peer ranks" not in line]
+
+
+def test_a_pair_ends_together_where_the_loss_is_not_finite(pair, tmp_path):
+    ended = [ends(process, timeout=100) for process in pair(tmp_path, "--config.learning_rate=1e30")]
+    assert [status for status, _, _ in ended] == [FAILED, FAILED], ended
+    for _, _, errors in ended:
+        assert "the loss is not finite at step" in errors.splitlines()[-1]
 
 
 def test_a_pair_survives_a_stop_and_the_loss_of_either(on, pair, tmp_path):
