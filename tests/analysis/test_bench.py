@@ -17,7 +17,7 @@ def test_contestants_are_warmed_and_take_turns():
     runners = {name: lambda count, name=name: calls.append((name, count)) for name in "ab"}
     times = bench_device.measure(runners, rounds=3, seconds=0.0)
     warm_up = [("a", 2), ("a", 1), ("b", 2), ("b", 1)]
-    assert calls == warm_up + [("a", 1), ("b", 1)] * 3
+    assert calls == warm_up + [("a", 1), ("a", 1), ("b", 1), ("b", 1)] * 3  # of each turn the first is not timed
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
 
 
