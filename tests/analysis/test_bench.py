@@ -70,9 +70,10 @@ def test_the_tpu_benchmark_compares_with_stock_layers_and_with_the_layer_not_fol
         "stock flax layers",
         "stock flax layers + ECA layer",
         "resnet50",
-        "eca_resnet50, not folded",
         "eca_resnet50",
     ]
+    naive = contestants("eca_mobilenet_v2", "mobilenet_v2", naive=True, group_size=128)
+    assert list(naive) == ["mobilenet_v2", "eca_mobilenet_v2, not folded", "eca_mobilenet_v2"]
     assert list(contestants("eca_mobilenet_v2", "mobilenet_v2", naive=False, group_size=128)) == [
         "mobilenet_v2",
         "eca_mobilenet_v2",
