@@ -211,14 +211,12 @@ def _winograd_pays(x: jax.Array, features: int, padding: Padding) -> bool:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def winograd(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """3x3 convolution of stride 1: x [N,H,W,C], kernel [3,3,C,F] -> [N,H',W',F].
-
-    The batch goes through in parts whose transformed tiles, four times the size of the input, stay in the cache.
-    """
+    """3x3 convolution of stride 1: x [N,H,W,C], kernel [3,3,C,F] -> [N,H',W',F]."""
     return _in_cache(x, _transform(_KERNEL, [list(row) for row in kernel]), padding)
 
 
 def _in_cache(x: jax.Array, kernels: Grid, padding: Padding) -> jax.Array:
+    """`_winograd`, by parts of the batch whose tiles, four times the size of the input, stay in the cache."""
     parts = _parts(x)
     if parts == 1:
         return _winograd(x, kernels, padding)
@@ -232,6 +230,7 @@ def _parts(x: jax.Array) -> int:
 
 
 def _winograd(x: jax.Array, kernels: Grid, padding: Padding) -> jax.Array:
+    """The convolution of x [N,H,W,C] with a kernel that is transformed already, [4][4] arrays [C,F]."""
     height, width = (n + sum(p) - 2 for n, p in zip(x.shape[1:3], padding, strict=True))
     tiles = _tiles(x, height, width, padding)
     products = [[_matmul(t, k) for t, k in zip(*rows, strict=True)] for rows in zip(tiles, kernels, strict=True)]

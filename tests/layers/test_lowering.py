@@ -86,9 +86,9 @@ def test_every_convolution_equals_xlas_own(case, dtype, tolerance):
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_the_cpu_takes_the_form_made_for_the_shape(case, monkeypatch):
     plain = ("1x1, padded", "1x1, groups", "depthwise, multiplier 2")
-    forms = {"1x1": "_matmul", "depthwise": "depthwise", "Winograd": "winograd", "7x7 stem": "strided"}
-    expected = "direct" if case in plain else forms.get(case.split(",")[0], "direct")
-    expected = "strided" if case.startswith(("3x3, stride 2", "4x4")) else expected
+    strided = ("3x3, stride 2", "3x3, stride 2, uneven", "4x4, stride 4", "7x7 stem")
+    forms = {"1x1": "_matmul", "depthwise": "depthwise", "Winograd": "winograd"} | dict.fromkeys(strided, "strided")
+    expected = "direct" if case in plain else forms.get(case) or forms.get(case.split(",")[0], "direct")
     taken = []
     for name in ("_matmul", "depthwise", "winograd", "strided", "direct"):
         original = getattr(lowering_cpu, name)
