@@ -38,14 +38,15 @@ def run() -> int:
     """Does what the flags ask for and returns the exit status."""
     import jax
 
-    from eca_jax.training import distributed, status
+    from eca_jax.training.runtime import distributed
+    from eca_jax.training.runtime import supervise as status
 
     config = _CONFIG.value
     if FLAGS.init_from is not None:
         config.init_from = FLAGS.init_from
     try:
         if FLAGS.dry_run:
-            from eca_jax.analysis import dry_run
+            from eca_jax.tpu import plan as dry_run
 
             dry_run.run(config, FLAGS.dry_run, as_json=FLAGS.json)
             return status.DONE
@@ -122,7 +123,7 @@ def main(arguments: list[str]) -> int:
         return 2
     if FLAGS.dry_run:
         return run()
-    from eca_jax.training.status import supervise
+    from eca_jax.training.runtime.supervise import supervise
 
     return supervise(run)
 

@@ -13,7 +13,7 @@ _HOMES = {
     "eca_kernel_size": "eca_jax.layers",
     "layers": None,
     "list_models": "eca_jax.models",
-    "load": "eca_jax.convert",
+    "load": "eca_jax.weights.load",
     "load_exported": "eca_jax.inference.exported",
     "models": None,
 }

@@ -2,6 +2,6 @@
 
 import sys
 
-from eca_jax.cli import main
+from eca_jax.commands.main import main
 
 sys.exit(main())

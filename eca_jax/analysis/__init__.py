@@ -1,0 +1,1 @@
+"""What there is to know of a model without running it: parameters, operations, figures."""

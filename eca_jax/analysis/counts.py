@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
 
-from eca_jax.layers import attention, conv, lowering, norm
+from eca_jax.kernels import lowering
+from eca_jax.layers import attention, conv, norm
 from eca_jax.models import create_model, mobilenet_v2, preprocessing, resnet
 
 

@@ -4,12 +4,11 @@ from typing import Any
 
 import jax
 from flax import linen as nn
-from jax.sharding import NamedSharding, PartitionSpec
 
+from eca_jax import sharding
 from eca_jax.data import Source
 from eca_jax.models import Preprocessing
-from eca_jax.training.evaluation import evaluate_variables
-from eca_jax.training.setup import data_mesh
+from eca_jax.training.evaluate import evaluate_variables
 from eca_jax.training.step import make_eval_step
 
 
@@ -21,14 +20,13 @@ def evaluate(
     Raises:
       ValueError: `batch_size` does not divide over the devices.
     """
-    mesh = data_mesh()
-    if batch_size % mesh.size:
-        raise ValueError(f"batch_size={batch_size} does not divide evenly over {mesh.size} devices")
-    split = NamedSharding(mesh, PartitionSpec("data"))
+    mesh = sharding.data_mesh()
+    sharding.check_divides(batch_size, mesh)
+    split = sharding.split(mesh)
     step = jax.jit(make_eval_step(model, mean=how.mean, std=how.std), in_shardings=(None, split))
     return evaluate_variables(
         step,
-        jax.device_put(variables, NamedSharding(mesh, PartitionSpec())),
+        jax.device_put(variables, sharding.replicated(mesh)),
         source,
         sharding=split,
         batch_size=batch_size,

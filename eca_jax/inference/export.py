@@ -16,12 +16,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import eca_jax
-from eca_jax.convert.files import replacing
 from eca_jax.data.runtime import tensorflow
 from eca_jax.inference.exported import checksum
 from eca_jax.inference.predictor import Loaded
-from eca_jax.layers.lowering import compile_for
-from eca_jax.training.step import normalize
+from eca_jax.kernels.lowering import compile_for
+from eca_jax.models.inputs import normalize
+from eca_jax.weights.torch.files import replacing
 
 # By jax.export's names, and what each is called where programs are traced.
 PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}

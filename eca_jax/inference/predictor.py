@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
-from eca_jax.convert.load import read_weights
+from eca_jax import sharding
 from eca_jax.data.preprocess import ImageLike, eval_image
 from eca_jax.inference.class_names import class_names
-from eca_jax.layers.lowering import compiler_options
+from eca_jax.kernels.lowering import compiler_options
 from eca_jax.models import Preprocessing, create_model, preprocessing
-from eca_jax.training.step import make_predict
+from eca_jax.models.inputs import on_pixels
+from eca_jax.weights.load import read_weights
 
 BATCH_SIZES = (1, 8, 32)
 # What a model can be asked for, and the fields of its module that make it return that.
@@ -111,10 +111,10 @@ class Predictor:
         """
         if not batch_sizes or min(batch_sizes) < 1:
             raise ValueError(f"batch sizes must be 1 or more, not {tuple(batch_sizes)}")
-        mesh = Mesh(np.asarray(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,))
-        self.sharding, replicated = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("data", None))
+        mesh = sharding.data_mesh(jax.local_devices())
+        self.sharding = sharding.split(mesh)
         self._model = loaded.model
-        self.variables = jax.device_put(loaded.variables, replicated)
+        self.variables = jax.device_put(loaded.variables, sharding.replicated(mesh))
         self.programs: dict[tuple[str, int], Any] = {}
         self.preparation = loaded.preparation
         self.class_names = loaded.class_names
@@ -246,7 +246,7 @@ class Predictor:
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
         if (output, size) not in self.programs:
             model, how = self._model.clone(**OUTPUTS[output]), self.preparation
-            predict = make_predict(model, mean=how.mean, std=how.std)
+            predict = on_pixels(model, self.preparation)
             shape = (size, how.image_size, how.image_size, 3)
             images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=self.sharding)
             program = jax.jit(predict, out_shardings=self.sharding)

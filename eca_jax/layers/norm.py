@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from eca_jax.kernels.lowering import target_platform
 from eca_jax.layers.conv import Initializer
-from eca_jax.layers.lowering import target_platform
 
 
 def scale_shift(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:

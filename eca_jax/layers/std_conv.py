@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from eca_jax.kernels.lowering import conv2d
 from eca_jax.layers.conv import Initializer
-from eca_jax.layers.lowering import conv2d
 
 # 1 / √Var[act(z)] for z ~ N(0, 1): what a convolution scales its kernel by to undo the activation before it
 # (Brock et al., 2021, the table of the published NFNet code).

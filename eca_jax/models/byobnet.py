@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from eca_jax.kernels.lowering import max_pool
 from eca_jax.layers.attention import ECA
 from eca_jax.layers.conv import Conv
 from eca_jax.layers.conv_norm_act import ConvNormAct
-from eca_jax.layers.lowering import max_pool
 from eca_jax.layers.norm import BatchNorm
 from eca_jax.layers.self_attention import BottleneckAttention, HaloAttention
 from eca_jax.models.timm_common import ClassifierHead, KernelSizes, Layer, register_timm, stage_attentions

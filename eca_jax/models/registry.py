@@ -9,26 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """How evaluation prepares an image: resize the short side, centre crop, scale to [0, 1], normalise.
-
-    Attributes:
-      image_size: pixels, the side of the crop.
-      resize_size: pixels, the short side before the crop.
-      interpolation: "bilinear" or "bicubic", both antialiased.
-      mean, std: per RGB channel, of values in [0, 1].
-    """
-
-    image_size: int = 224
-    resize_size: int = 256
-    interpolation: str = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+from eca_jax.models.inputs import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from eca_jax.kernels.lowering import add_relu, target_platform
 from eca_jax.layers.attention import ECA, SE, ChannelGate, global_average_pool
 from eca_jax.layers.conv import Conv, Dense
 from eca_jax.layers.fold import conv_norm_gate, norm_relu_pool
-from eca_jax.layers.lowering import add_relu, target_platform
 from eca_jax.layers.norm import BatchNorm
 from eca_jax.models.registry import register
 

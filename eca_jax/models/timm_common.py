@@ -10,7 +10,8 @@ from flax import linen as nn
 
 from eca_jax.layers.attention import ECA, eca_kernel_size, global_average_pool
 from eca_jax.layers.conv import Dense, Initializer
-from eca_jax.models.registry import Preprocessing, register
+from eca_jax.models.inputs import Preprocessing
+from eca_jax.models.registry import register
 
 Layer = Callable[..., nn.Module]
 KernelSizes = tuple[int, int, int, int] | Literal["adaptive"] | None

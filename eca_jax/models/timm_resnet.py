@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from eca_jax.kernels.lowering import max_pool
 from eca_jax.layers.attention import ECA, SE, ChannelGate, global_average_pool
 from eca_jax.layers.conv import Conv, Dense, kaiming_fan_out
 from eca_jax.layers.fold import conv_norm_gate
-from eca_jax.layers.lowering import max_pool
 from eca_jax.layers.norm import BatchNorm
 from eca_jax.layers.pooling import halving_average_pool
 from eca_jax.models.timm_common import KernelSizes, Layer, register_timm, stage_attentions

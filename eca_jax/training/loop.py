@@ -16,20 +16,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
-from jax.sharding import NamedSharding, PartitionSpec
 
+from eca_jax import sharding
 from eca_jax.compilation_cache import use_compilation_cache
 from eca_jax.data import load_source, prefetch_to_device, steps_per_epoch, train_batches
 from eca_jax.data.sources import Source
-from eca_jax.layers.lowering import compiler_options
-from eca_jax.training import checkpoint
-from eca_jax.training.distributed import ending_together
-from eca_jax.training.evaluation import describe, evaluate_variables
-from eca_jax.training.files import absolute
-from eca_jax.training.interrupt import Interrupt
+from eca_jax.files import absolute
+from eca_jax.kernels.lowering import compiler_options
+from eca_jax.training import checkpoints as checkpoint
+from eca_jax.training.evaluate import describe, evaluate_variables
 from eca_jax.training.metrics import MetricsWriter, Sums, best_evaluation, plot_curves
-from eca_jax.training.progress import Progress
-from eca_jax.training.setup import Program, build, data_mesh, resize_size
+from eca_jax.training.program import Program, build, resize_size
+from eca_jax.training.runtime.distributed import ending_together
+from eca_jax.training.runtime.interrupt import Interrupt
+from eca_jax.training.runtime.progress import Progress
 from eca_jax.training.state import TrainState
 from eca_jax.training.warm_start import initial_variables
 
@@ -60,7 +60,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str, An
     source = load_source(config["dataset"], config["data_dir"] or None)
     _check(config, source)
     epoch_steps = steps_per_epoch(source, config["batch_size"])
-    program = build(config, data_mesh(), epoch_steps)
+    program = build(config, sharding.data_mesh(), epoch_steps)
     checkpoint.claim_workdir(workdir, config, source.class_names)
     progress.say(
         f"{config['model']} on {config['dataset']}: {source.num_examples('train')} images, "
@@ -253,10 +253,10 @@ def evaluate(config: Mapping[str, Any], workdir: str | os.PathLike) -> dict[str,
     use_compilation_cache(config["compilation_cache"])
     source = load_source(config["dataset"], config["data_dir"] or None)
     _check_classes(config, source)
-    program = build(config, data_mesh(), 1)
+    program = build(config, sharding.data_mesh(), 1)
     variables, meta = checkpoint.load_variables(workdir, "best")
     checkpoint.check_tree(variables, program.state.variables, workdir)
-    variables = jax.device_put(variables, NamedSharding(program.mesh, PartitionSpec()))
+    variables = jax.device_put(variables, sharding.replicated(program.mesh))
     means = _evaluate(config, program, source, variables)
     return {"step": meta.get("step"), **means}
 

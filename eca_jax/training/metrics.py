@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from eca_jax.training.files import write_whole, writing
+from eca_jax.files import write_whole, writing
 
 METRICS_FILE = "metrics.jsonl"
 SUM_KEYS = ("loss", "top1", "top5", "count")

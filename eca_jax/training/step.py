@@ -6,39 +6,17 @@ that count: {"loss", "top1", "top5", "count"}, float32 scalars.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 
-from eca_jax.layers.lowering import in_parts
+from eca_jax.models.inputs import normalize
 from eca_jax.training.state import TrainState, Variables
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
-
-
-def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: jnp.dtype) -> jax.Array:
-    """(images / 255 - mean) / std per channel, uint8 -> `dtype`: one multiply-add, rounded once from float32."""
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    return (images.astype(jnp.float32) * (1 / (255 * std)) - mean / std).astype(dtype)
-
-
-def make_predict(
-    model: nn.Module, *, mean: Sequence[float], std: Sequence[float]
-) -> Callable[[Variables, jax.Array], Any]:
-    """`predict(variables, images) -> output`: what the model returns for uint8 images [N, H, W, 3] at inference."""
-
-    def predict(variables: Variables, images: jax.Array) -> Any:
-        def network(images: jax.Array) -> Any:
-            return model.apply(variables, normalize(images, mean, std, model.dtype), train=False)
-
-        return in_parts(network, images)
-
-    return predict
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from eca_jax.training import checkpoint
-from eca_jax.training.setup import Program, model_overrides
+from eca_jax.training import checkpoints as checkpoint
+from eca_jax.training.program import Program, model_overrides
 from eca_jax.training.state import TrainState, Variables
 
 

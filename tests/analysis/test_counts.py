@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from eca_jax import cli
 from eca_jax.analysis.counts import count
+from eca_jax.commands import main as cli
 
 # Parameters in units of 2^20; operations in units of 2^30 ("G") or 2^20 ("M"); as printed.
 PAPER = {

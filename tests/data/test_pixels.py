@@ -8,10 +8,10 @@ from data_fixtures import jpeg
 from PIL import Image
 from scipy import stats
 
-from eca_jax.convert.torch_peer import import_torchvision
 from eca_jax.data import eval_image, images
 from eca_jax.data.preprocess import resize_and_crop
 from eca_jax.data.runtime import tensorflow
+from eca_jax.weights.torch.peer import import_torchvision
 
 SHAPES = [(375, 500), (500, 375), (333, 457), (101, 77), (60, 300), (256, 256), (811, 603), (17, 141), (225, 301)]
 MODES = ["L", "CMYK", "png RGB", "png RGBA", "png P", "png L", "png LA", "png 1"]

@@ -33,7 +33,7 @@ def test_missing_imagenet_says_how_to_prepare_it(tmp_path):
 
 
 def test_folder_classes_are_numbered_as_torchvision_does(folder_dir):
-    from eca_jax.convert.torch_peer import import_torchvision
+    from eca_jax.weights.torch.peer import import_torchvision
 
     peer = import_torchvision().datasets.ImageFolder(folder_dir / "train")
     source = load_source("folder", folder_dir)

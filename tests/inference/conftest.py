@@ -6,7 +6,7 @@ from small_network import OPTIONS, PREPROCESSING, random_variables
 
 import eca_jax
 from eca_jax.inference.predictor import load_for_inference
-from eca_jax.training.checkpoint import save_variables
+from eca_jax.training.checkpoints import save_variables
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eca_jax import cli
+from eca_jax.commands import main as cli
 from eca_jax.data import eval_image
 
 

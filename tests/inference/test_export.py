@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import eca_jax
-from eca_jax import cli
+from eca_jax.commands import main as cli
 from eca_jax.inference.export import export
 
 README = Path(__file__).parents[2] / "README.md"

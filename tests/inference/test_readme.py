@@ -8,7 +8,7 @@ from PIL import Image
 from small_network import random_variables
 
 import eca_jax
-from eca_jax.convert.files import write_state_dict
+from eca_jax.weights.torch.files import write_state_dict
 
 README = Path(__file__).parents[2] / "README.md"
 

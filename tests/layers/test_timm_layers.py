@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eca_jax.convert.torch_peer import import_timm
 from eca_jax.layers import ECA, ECAM
 from eca_jax.layers.pooling import halving_average_pool, halving_max_pool
+from eca_jax.weights.torch.peer import import_timm
 
 torch = pytest.importorskip("torch")
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import eca_jax
-from eca_jax.convert.torch_peer import import_timm
 from eca_jax.models.registry import entry
 from eca_jax.models.timm_resnet import PRUNED_50, regular
+from eca_jax.weights.torch.peer import import_timm
 
 TIMM = [name for name in eca_jax.list_models() if entry(name).weights_format == "timm"]
 # One network for each structure that the families vary, with few blocks (a stage's first, and one that follows); what

@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 from eca_jax.data.runtime import tensorflow
-from eca_jax.training import checkpoint, loop
+from eca_jax.training import checkpoints as checkpoint
+from eca_jax.training import loop
 from eca_jax.training.metrics import read_metrics
 
 EPOCH_STEPS = 6

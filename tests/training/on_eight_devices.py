@@ -8,8 +8,9 @@ import sys
 import jax
 import numpy as np
 
-from eca_jax.layers.lowering import compile_for
-from eca_jax.training.setup import build, data_mesh
+from eca_jax.kernels.lowering import compile_for
+from eca_jax.sharding import data_mesh
+from eca_jax.training.program import build
 
 STEPS = 4
 

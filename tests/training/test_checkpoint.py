@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eca_jax.training import checkpoint
-from eca_jax.training.setup import build, data_mesh
+from eca_jax.sharding import data_mesh
+from eca_jax.training import checkpoints as checkpoint
+from eca_jax.training.program import build
 from eca_jax.training.warm_start import initial_variables
 
 

@@ -12,7 +12,8 @@ import pytest
 from jax.experimental import topologies
 from jax.experimental.mesh_utils import create_hybrid_device_mesh
 
-from eca_jax.training.setup import build, data_mesh
+from eca_jax.sharding import data_mesh
+from eca_jax.training.program import build
 
 HERE = Path(__file__).parent
 

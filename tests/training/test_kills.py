@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from eca_jax.training.checkpoint import checkpoint_steps, load_optimizer, load_variables
+from eca_jax.training.checkpoints import checkpoint_steps, load_optimizer, load_variables
 from eca_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow

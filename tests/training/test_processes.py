@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eca_jax.training import distributed
-from eca_jax.training.checkpoint import checkpoint_steps, load_variables
+from eca_jax.training.checkpoints import checkpoint_steps, load_variables
 from eca_jax.training.metrics import read_metrics
-from eca_jax.training.status import BAD_INPUT, FAILED, RESUME
+from eca_jax.training.runtime import distributed
+from eca_jax.training.runtime.supervise import BAD_INPUT, FAILED, RESUME
 
 pytestmark = pytest.mark.slow
 

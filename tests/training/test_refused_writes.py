@@ -7,11 +7,11 @@ import shutil
 import pytest
 from fake_bucket import open_bucket
 
-from eca_jax.training import checkpoint
-from eca_jax.training.distributed import verdict
+from eca_jax.training import checkpoints as checkpoint
 from eca_jax.training.loop import train
 from eca_jax.training.metrics import read_metrics
-from eca_jax.training.status import BAD_INPUT
+from eca_jax.training.runtime.distributed import verdict
+from eca_jax.training.runtime.supervise import BAD_INPUT
 
 
 @pytest.fixture(scope="module")

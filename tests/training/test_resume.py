@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from eca_jax.training.checkpoint import best_step, checkpoint_steps, load_variables
+from eca_jax.training.checkpoints import best_step, checkpoint_steps, load_variables
 from eca_jax.training.loop import train
 from eca_jax.training.metrics import read_metrics
-from eca_jax.training.status import RESUME
+from eca_jax.training.runtime.supervise import RESUME
 
 pytestmark = pytest.mark.slow
 STEPS = 24  # of the tiny recipe: 4 epochs of 6

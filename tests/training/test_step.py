@@ -7,9 +7,10 @@ import pytest
 import torch
 from flax import linen as nn
 
+from eca_jax.models.inputs import normalize
 from eca_jax.training.optimizer import make_optimizer, make_schedule
 from eca_jax.training.state import TrainState
-from eca_jax.training.step import cross_entropy, make_eval_step, make_train_step, metric_sums, normalize
+from eca_jax.training.step import cross_entropy, make_eval_step, make_train_step, metric_sums
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from data_fixtures import TRAIN_PER_CLASS, VALIDATION_EXAMPLES, WNIDS
 
-from eca_jax.training.checkpoint import checkpoint_steps, load_variables
+from eca_jax.sharding import data_mesh
+from eca_jax.training.checkpoints import checkpoint_steps, load_variables
 from eca_jax.training.loop import train
 from eca_jax.training.metrics import read_metrics
-from eca_jax.training.setup import build, data_mesh
+from eca_jax.training.program import build
 
 RECIPES = {
     **{f"eca_resnet{depth}": (100, 256, 0.1, 30, 0.1, 1e-4, 64) for depth in (18, 34, 50, 101, 152)},

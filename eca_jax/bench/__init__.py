@@ -1,0 +1,1 @@
+"""Speed, measured or estimated, with the peer beside it."""

@@ -1,0 +1,147 @@
+"""`bench tpu`: what attention costs on a TPU, by the TPU compiler's own estimate; needs libtpu, no TPU.
+
+The estimate is the same on every machine, so differences of a tenth of a percent are real differences between
+programs; how well it predicts a TPU's clock is another matter.
+"""
+
+import argparse
+import multiprocessing
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from eca_jax import sharding
+from eca_jax.bench import report as bench_report
+from eca_jax.bench.programs import abstract_variables, inference, training
+from eca_jax.bench.stock import StockResNet
+from eca_jax.models import create_model
+from eca_jax.models.resnet import RELEASED_KERNEL_SIZES
+from eca_jax.tpu import estimate as tpu
+
+
+def add_parsers(subjects: Any) -> None:
+    parser = subjects.add_parser("tpu", help="the TPU compiler's estimates", description=__doc__)
+    parser.add_argument("--model", default="eca_resnet50")
+    parser.add_argument("--baseline", default="resnet50", help="the model the ratios refer to")
+    parser.add_argument("--topology", default="v5e:2x2", help="such as v5e:4x4, v4:2x2x2, v6e-8")
+    parser.add_argument("--batch_per_chip", type=int, default=128)
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--naive", action="store_true", help="also with ECA as a layer of its own")
+    parser.add_argument("--only", choices=("train", "infer"), help="leave the other out")
+    parser.add_argument("--jobs", type=int, default=1, help="compilations at a time, each of about 5 GB (1)")
+    bench_report.add_output_options(parser)
+    parser.set_defaults(run=run)
+
+
+def contestants(model: str, baseline: str, naive: bool, group_size: int) -> dict[str, nn.Module]:
+    """The networks to compile, bfloat16: stock ones where `model` is a ResNet; with `naive` an ECA layer unfolded.
+
+    That layer is in the stock network, or in ours where there is no stock one: the compiler took more than 24 GB for
+    the step of our own ResNet-50 unfolded.
+    """
+    ours = {"dtype": jnp.bfloat16, "bn_group_size": group_size}
+    networks: dict[str, nn.Module] = {}
+    depth = re.fullmatch(r"(?:eca_)?resnet(\d+)", model)
+    if depth:
+        stock = StockResNet(int(depth[1]), dtype=jnp.bfloat16)
+        networks["stock flax layers"] = stock
+        if naive:
+            kernel_sizes = RELEASED_KERNEL_SIZES[int(depth[1])]
+            networks["stock flax layers + ECA layer"] = stock.clone(kernel_sizes=kernel_sizes)
+    networks[baseline] = create_model(baseline, **ours)
+    if naive and not depth:
+        networks[f"{model}, not folded"] = create_model(model, fold=False, **ours)
+    networks[model] = create_model(model, **ours)
+    return networks
+
+
+def compile_training(slice_: tpu.Slice, model: nn.Module, batch_per_chip: int, image_size: int) -> tpu.Estimate:
+    """Compile the real training step of `model`: SGD with momentum and weight decay, uint8 images."""
+    program = training(model, slice_.mesh(), batch_per_chip * slice_.chips, image_size)
+    return tpu.compile_for(slice_, program.train_step, program.state, program.batch)[1]
+
+
+def compile_inference(slice_: tpu.Slice, model: nn.Module, batch_per_chip: int, image_size: int) -> tpu.Estimate:
+    """Compile uint8 images -> logits with running statistics."""
+    mesh = slice_.mesh()
+    split, replicated = sharding.split(mesh), sharding.replicated(mesh)
+    images = jax.ShapeDtypeStruct((batch_per_chip * slice_.chips, image_size, image_size, 3), jnp.uint8)
+    program = jax.jit(inference(model), in_shardings=(replicated, split), out_shardings=split)
+    return tpu.compile_for(slice_, program, abstract_variables(model, image_size), images)[1]
+
+
+def compile_on(topology: str, compile_pass: Callable[..., tpu.Estimate], *arguments: Any) -> tpu.Estimate:
+    """`compile_pass(slice, *arguments)`, for a process of its own."""
+    jax.config.update("jax_platforms", "cpu")  # nothing runs here: leave a GPU or TPU of this host alone
+    return compile_pass(tpu.tpu_slice(topology), *arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    jax.config.update("jax_platforms", "cpu")
+    slice_ = tpu.tpu_slice(options.topology)
+    per_device = options.batch_per_chip // slice_.chip.devices
+    networks = contestants(options.model, options.baseline, options.naive, per_device)
+    passes = {"train": compile_training, "infer": compile_inference}
+    passes = {kind: passes[kind] for kind in passes if options.only in (None, kind)}
+    # The compiler gives no memory back: ten compilations in one process held 21 GB.
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:
+        estimates = {
+            (kind, name): processes.submit(
+                compile_on, slice_.name, compile_pass, network, options.batch_per_chip, options.image_size
+            )
+            for kind, compile_pass in passes.items()
+            for name, network in networks.items()
+        }
+        results: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in passes}
+        for (kind, name), estimate in estimates.items():
+            results[kind][name] = _figures(estimate.result())
+            cycles = results[kind][name]["cycles"]
+            print(f"{kind}: {name} compiled, {cycles / 1e6:.2f} million cycles", file=sys.stderr, flush=True)
+    result = {
+        "topology": slice_.name,
+        "batch_per_chip": options.batch_per_chip,
+        "image_size": options.image_size,
+        "dtype": "bfloat16",
+        "jax": jax.__version__,
+        "estimates": results,
+    }
+    text = [f"{slice_.name}, {options.batch_per_chip} images a chip, bfloat16; the TPU compiler's estimates"]
+    for kind, rows in results.items():
+        base = rows[options.baseline]["cycles"]
+        text += ["", f"{kind}:", bench_report.table([
+            {
+                "network": name,
+                "million cycles": f"{row['cycles'] / 1e6:.2f}",
+                f"over {options.baseline}": f"{row['cycles'] / base:.4f}",
+                "ms": f"{row['milliseconds']:.1f}",
+                "GFLOP": f"{row['flops'] / 1e9:.0f}",
+                "GB accessed": f"{row['bytes_accessed'] / 1e9:.2f}",
+                "GiB memory": f"{row['memory'] / tpu.GIB:.2f}",
+                "all-reduces": row["all_reduces"],
+            }
+            for name, row in rows.items()
+        ])]  # fmt: skip
+    bars = {
+        f"{kind}: million cycles (estimate)": {name: row["cycles"] / 1e6 for name, row in rows.items()}
+        for kind, rows in results.items()
+    }
+    bench_report.show(result, "\n".join(text), bars, options)
+    return 0
+
+
+def _figures(estimate: tpu.Estimate) -> dict[str, Any]:
+    return {
+        "cycles": estimate.cycles,
+        "milliseconds": estimate.seconds * 1e3,
+        "flops": estimate.flops,
+        "bytes_accessed": estimate.bytes_accessed,
+        "memory": estimate.memory_total,
+        "all_reduces": len(estimate.all_reduces),
+        "all_reduce_bytes": sum(estimate.all_reduces),
+    }

@@ -1,0 +1,1 @@
+"""The commands of `eca-jax`, one file each: arguments in, calls of the library, words for people out."""

@@ -1,0 +1,5 @@
+"""Weights to and from PyTorch, by the names that other people's scripts import them under."""
+
+from eca_jax.weights.torch.state_dict import MismatchError, from_torch, model_options, to_torch
+
+__all__ = ["MismatchError", "from_torch", "model_options", "to_torch"]

@@ -1,0 +1,115 @@
+"""`train.py --dry_run=TOPOLOGY`: the config's real training step, compiled for a TPU slice on a machine without one."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from eca_jax.tpu import estimate as tpu
+from eca_jax.training.program import build
+
+# So that ImageNet need not be here for a dry run.
+IMAGENET_TRAIN_EXAMPLES = 1_281_167
+LAYERS_SHOWN = 15
+
+
+def plan(config: Mapping[str, Any], topology: str, num_examples: int) -> dict[str, Any]:
+    """What training by `config` (see configs/default.py) on the slice `topology` takes, as plain data.
+
+    Args:
+      num_examples: of the training set, for the length of an epoch.
+
+    Raises:
+      ValueError: no such topology, a config that does not fit it, or a step that does not fit the chip's memory.
+      ImportError: libtpu is not installed.
+    """
+    slice_ = tpu.tpu_slice(topology)
+    batch_size = config["batch_size"]
+    steps_per_epoch = max(num_examples // batch_size, 1)
+    program = build(config, slice_.mesh(), steps_per_epoch)
+    start = time.monotonic()
+    _, estimate = tpu.compile_for(slice_, program.train_step, program.state, program.batch)
+    compile_seconds = time.monotonic() - start
+    return {
+        "model": config["model"],
+        "topology": slice_.name,
+        "chips": slice_.chips,
+        "devices": len(slice_.devices),
+        "batch_size": batch_size,
+        "batch_per_chip": batch_size / slice_.chips,
+        "bn_group_size": config["bn_group_size"],
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),
+        "checkpoint_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.state)),
+        "memory_bytes_per_device": {**estimate.memory, "total": estimate.memory_total},
+        "memory_capacity_bytes_per_device": estimate.memory_capacity,
+        "fits": estimate.memory_total <= estimate.memory_capacity,
+        "flops_per_device": estimate.flops,
+        "bytes_accessed_per_device": estimate.bytes_accessed,
+        "all_reduces": len(estimate.all_reduces),
+        "all_reduce_bytes": sum(estimate.all_reduces),
+        "estimated_cycles": estimate.cycles,
+        "estimated_step_seconds": estimate.seconds,
+        "estimated_images_per_second": batch_size / estimate.seconds,
+        "num_epochs": config["num_epochs"],
+        "num_examples": num_examples,
+        "estimated_hours": config["num_epochs"] * steps_per_epoch * estimate.seconds / 3600,
+        "unestimated": estimate.unestimated,
+        "layers": [
+            {"layer": layer, "cycles": cycles, "share": cycles / estimate.cycles} for layer, cycles in estimate.layers
+        ],
+        "compile_seconds": compile_seconds,
+    }
+
+
+def describe(plan: Mapping[str, Any]) -> str:
+    """`plan` for people to read."""
+    memory = dict(plan["memory_bytes_per_device"])
+    total = memory.pop("total")
+    capacity = plan["memory_capacity_bytes_per_device"]
+    per_device = "chip" if plan["devices"] == plan["chips"] else "core"
+    group, examples = plan["bn_group_size"] or plan["batch_size"], plan["batch_size"] // plan["devices"]
+    lines = [
+        f"{plan['model']} on {plan['topology']}: {plan['chips']} chips, compiled in {plan['compile_seconds']:.0f} s",
+        f"  batch           {plan['batch_size']} in all, {plan['batch_per_chip']:g} a chip",
+        f"  parameters      {plan['parameters']:,}",
+        f"  memory          {_gib(total)} of {_gib(capacity)} a {per_device}: "
+        + ("fits" if plan["fits"] else "DOES NOT FIT"),
+        *(f"    {kind:<13} {'-' if kind == 'aliased' else ' '}{_gib(size)}" for kind, size in memory.items()),
+        f"  operations      {plan['flops_per_device'] / 1e9:,.0f} GFLOP a {per_device} and step",
+        f"  memory traffic  {plan['bytes_accessed_per_device'] / 1e9:.1f} GB a {per_device} and step",
+        f"  all-reduces     {plan['all_reduces']}, {plan['all_reduce_bytes'] / 1e6:.1f} MB"
+        + (f"; a BatchNorm group of {group} spans {per_device}s that hold {examples}" if examples % group else ""),
+        "The compiler's estimate, not a measurement; communication and waiting for data are not in it:",
+        f"  step            {plan['estimated_step_seconds'] * 1e3:.1f} ms, "
+        f"{plan['estimated_cycles'] / 1e6:.1f} million cycles",
+        f"  speed           {plan['estimated_images_per_second']:,.0f} images/s",
+        f"  training        {plan['estimated_hours']:.1f} hours for {plan['num_epochs']} epochs of "
+        f"{plan['num_examples']:,} images",
+        f"Dearest of {len(plan['layers'])} layers and passes (a fused operation counts for the layer of its result):",
+        *(f"  {row['share']:6.1%}  {row['layer']}" for row in plan["layers"][:LAYERS_SHOWN]),
+    ]
+    if plan["unestimated"]:
+        lines.append(f"Without an estimate: {', '.join(plan['unestimated'])}")
+    return "\n".join(lines)
+
+
+def run(config: Mapping[str, Any], topology: str, as_json: bool) -> None:
+    """Prints the plan of `config` on `topology`. Errors as `plan` raises them."""
+    jax.config.update("jax_platforms", "cpu")  # nothing runs here: leave a GPU or TPU of this host alone
+    tpu.parse_topology(topology)  # before the data set is looked at
+    result = plan(config, topology, _num_examples(config))
+    print(json.dumps(result, indent=2) if as_json else describe(result))
+
+
+def _num_examples(config: Mapping[str, Any]) -> int:
+    if config["dataset"] == "imagenet2012":
+        return IMAGENET_TRAIN_EXAMPLES
+    from eca_jax.data import load_source
+
+    return load_source(config["dataset"], config["data_dir"]).num_examples("train")
+
+
+def _gib(size: int) -> str:
+    return f"{size / tpu.GIB:.2f} GiB"

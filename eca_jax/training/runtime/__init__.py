@@ -1,0 +1,1 @@
+"""What a run needs of its machines: other processes, signals, a supervisor, a progress bar."""

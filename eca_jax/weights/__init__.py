@@ -1,0 +1,1 @@
+"""Weights on disk: what they are of, and how they are read and written."""

@@ -1,0 +1,178 @@
+"""A certificate that a model here and its PyTorch original compute the same with the same weights."""
+
+import dataclasses
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from eca_jax.models.registry import create_model, entry
+from eca_jax.weights.load import Weights
+from eca_jax.weights.torch import peer as torch_peer
+from eca_jax.weights.torch.files import as_torch, import_torch
+from eca_jax.weights.torch.names import COUNTS
+from eca_jax.weights.torch.state_dict import image_size, to_torch, unwrapped
+
+# Names that originals give to what `features_only` returns here, the outputs at strides 4, 8, 16 and 32.
+STAGES = (
+    ("layer1", "layer2", "layer3", "layer4"),
+    ("stages.0", "stages.1", "stages.2", "stages.3"),
+    ("features.3", "features.6", "features.13", "features.17"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far apart the two frameworks are at one place.
+
+    Attributes:
+      place: the original's name of the stage, or "logits".
+      shape: [N, H, W, C], or [N, K] of the logits.
+      magnitude: the original's largest absolute value.
+      largest: the largest absolute difference.
+    """
+
+    place: str
+    shape: tuple[int, ...]
+    magnitude: float
+    largest: float
+
+    @property
+    def relative(self) -> float:
+        return self.largest / self.magnitude if self.magnitude else self.largest
+
+
+def original(name: str, options: Mapping[str, Any], reference: str | None = None) -> Any:
+    """The PyTorch original of a model, randomly initialised.
+
+    Args:
+      name, options: of our model, as for `create_model`.
+      reference: "timm", "torchvision", "ecanet" (the release's networks, `eca_jax.weights.torch.reference`), or
+        "MODULE:FACTORY", a function that returns a torch.nn.Module, called with `num_classes` if it takes that and
+        looked up from the working directory too; None is where the model comes from.
+
+    Raises:
+      ImportError: PyTorch or the reference's package is not installed, or there is no such module.
+      ValueError: the reference has no such model.
+    """
+    import_torch("a comparison with PyTorch")
+    reference = reference or entry(name).weights_format
+    classes = {"num_classes": options["num_classes"]} if "num_classes" in options else {}
+    if reference == "timm":
+        timm = torch_peer.import_timm()
+        if name not in timm.list_models():
+            raise ValueError(f"timm has no model {name!r}")
+        return timm.create_model(name, pretrained=False, **classes)
+    if reference == "torchvision":
+        models = torch_peer.import_torchvision().models
+        if name not in models.list_models():
+            raise ValueError(f"torchvision has no model {name!r}")
+        return models.get_model(name, weights=None, **classes)
+    if reference == "ecanet":
+        from eca_jax.weights.torch import reference as release
+
+        kernel_sizes = {key: options[key] for key in ("kernel_sizes",) if key in options}
+        return release.build(name, **classes, **kernel_sizes)
+    return _factory(reference)(classes)
+
+
+def _factory(reference: str) -> Callable[[Mapping[str, int]], Any]:
+    module, colon, name = reference.partition(":")
+    if not colon:
+        raise ValueError(f"--reference is timm, torchvision, ecanet or MODULE:FACTORY, not {reference!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        factory = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"--reference {reference} cannot be imported: {error}") from None
+    if not callable(factory):
+        raise ValueError(f"module {module} has no function {name!r}")
+    accepted = inspect.signature(factory).parameters.values()
+    takes_classes = any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in accepted)
+    needed = [p.name for p in accepted if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    if set(needed) - {"num_classes"}:
+        raise ValueError(f"{reference} must do without arguments (it may take num_classes): {', '.join(needed)} needed")
+    return lambda classes: factory(**classes) if takes_classes else factory()
+
+
+def original_tensors(weights: Weights) -> dict[str, Any]:
+    """Torch tensors of the weights under the original's names: the file's own, or those we would write."""
+    if weights.tensors is None:
+        tensors = to_torch(weights.variables, weights.model.name, scheme=weights.model.scheme, **weights.model.options)
+        return as_torch(tensors)
+    tensors = unwrapped(weights.tensors)
+    return as_torch(tensors) if any(isinstance(tensor, np.ndarray) for tensor in tensors.values()) else tensors
+
+
+def load_original(module: Any, tensors: Mapping[str, Any], what: str) -> None:
+    """`module.load_state_dict(tensors, strict=True)`, its error in one line as a ValueError."""
+    try:
+        module.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise ValueError(f"the weights do not load into {what}: {' '.join(lines)[:400]}") from None
+
+
+def compare(
+    name: str, options: Mapping[str, Any], variables: Mapping[str, Any], module: Any, images: np.ndarray
+) -> list[Difference]:
+    """Differences after every stage that both sides show, and at the logits, for inference on the same images.
+
+    Args:
+      name, options: of our model, as for `create_model`.
+      variables: of our model; a collection of counters is ignored.
+      module: the PyTorch original with the same weights.
+      images: float32 [N, H, W, 3], normalised.
+    """
+    import torch
+
+    stages: dict[str, np.ndarray] = {}
+
+    def record(stage: str):
+        def hook(_module, _inputs, output):
+            stages[stage] = _to_nhwc(output)
+
+        return hook
+
+    modules = dict(module.named_modules())
+    places = next((places for places in STAGES if all(place in modules for place in places)), ())
+    hooks = [modules[place].register_forward_hook(record(place)) for place in places]
+    try:
+        with torch.inference_mode():
+            theirs = module.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    variables = {collection: tree for collection, tree in variables.items() if collection != COUNTS}
+    # TPUs and recent GPUs multiply float32 with fewer bits unless told otherwise.
+    with jax.default_matmul_precision("highest"):
+        logits = jax.jit(create_model(name, **options).apply)(variables, images)
+        staged = create_model(name, **{**options, "features_only": True})
+        taps = jax.jit(staged.apply)(variables, images) if places else ()
+    differences = [_difference(place, ours, stages[place]) for place, ours in zip(places, taps, strict=True)]
+    return [*differences, _difference("logits", logits, theirs)]
+
+
+def random_images(name: str, options: Mapping[str, Any], size: int | None = None, seed: int = 0) -> np.ndarray:
+    """Two images of normal noise, float32 [2, size, size, 3]; the size is the model's own unless given."""
+    size = size or image_size(name, options)
+    return np.random.default_rng(seed).standard_normal((2, size, size, 3), np.float32)
+
+
+def _to_nhwc(tensor: Any) -> np.ndarray:
+    return tensor.detach().clone().numpy().transpose(0, 2, 3, 1)  # a copy: activations may work in place
+
+
+def _difference(place: str, ours: jax.Array, theirs: np.ndarray) -> Difference:
+    ours = np.asarray(ours)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"{place} has shape {ours.shape} here and {theirs.shape} in PyTorch")
+    largest = float(np.max(np.abs(ours - theirs)))
+    return Difference(place, ours.shape, float(np.max(np.abs(theirs))), largest)

@@ -1,0 +1,153 @@
+"""Slices, the compiler's text and what is made of it. libtpu is in the `test` extra; nothing here needs a TPU."""
+
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from eca_jax.bench.tpu import compile_training
+from eca_jax.layers.attention import ECA
+from eca_jax.models.resnet import ResNet
+from eca_jax.tpu import estimate as tpu
+from eca_jax.tpu import hlo
+
+
+@pytest.mark.parametrize(
+    ("name", "generation", "layout"),
+    [
+        ("v5e:4x4", "v5e", (4, 4)),
+        ("v5litepod-16", "v5e", (4, 4)),
+        ("v5litepod-8", "v5e", (2, 4)),
+        ("v5e-1", "v5e", (1, 1)),
+        ("v6e-8", "v6e", (2, 4)),
+        ("v6e-256", "v6e", (16, 16)),
+        ("v4-8", "v4", (2, 2, 1)),
+        ("v4-16", "v4", (2, 2, 2)),
+        ("v4-64", "v4", (2, 4, 4)),
+        ("v4:2x2", "v4", (2, 2, 1)),
+        ("v5p-32", "v5p", (2, 2, 4)),
+        ("v3-32", "v3", (4, 4)),
+        ("V2-8", "v2", (2, 2)),
+    ],
+)
+def test_topologies_go_by_layout_or_by_accelerator_name(name, generation, layout):
+    chip, parsed = tpu.parse_topology(name)
+    assert (chip.name, parsed) == (generation, layout)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "v5e", "v9:2x2", "v5e:0x4", "v5e:2x2x2", "v5e:32x32", "v6e-12", "v4-7", "h100-8", "v5e:4x4:2"]
+)
+def test_an_unknown_topology_is_an_error_that_names_the_known_ones(name):
+    with pytest.raises(ValueError, match=r"unknown TPU topology .*v5e:1x1, 2x2.*v5litepod-16") as error:
+        tpu.parse_topology(name)
+    assert "\n" not in str(error.value)
+
+
+PROGRAM = """HloModule jit_step, is_scheduled=true
+
+%fused_computation (p: f32[8]) -> f32[8] {
+  ROOT %inner = f32[8]{0} add(%p, %p), backend_config={"estimated_cycles":"999999"}
+}
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %work = f32[8]{0:T(128)} fusion(%x), kind=kLoop, calls=%fused_computation, metadata={op_name="jit(step)/jvp(ResNet)/layer1_0/conv1/while/body/mul"}, backend_config={"estimated_cycles":"10"}
+  %sum.1 = bf16[8]{0} all-reduce(%work), replica_groups={{0,1}}, to_apply=%add
+  ROOT %out = (s32[], f32[8]) tuple(%i, %work)
+}
+
+%condition (p: (s32[], f32[8])) -> pred[] {
+  ROOT %less = pred[] compare(%i, %n), direction=LT, backend_config={"estimated_cycles":"1"}
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %copy-start = (f32[8]{0:S(1)}, f32[8]{0}, u32[]{:S(2)}) copy-start(%a)
+  %copy-done = f32[8]{0:S(1)} copy-done(%copy-start)
+  %loop = (s32[], f32[8]) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %reduce-start = (f32[8,2]{1,0}, f32[]) all-reduce-start(%b, %c), to_apply=%add
+  %reduce-done = (f32[8,2]{1,0}, f32[]) all-reduce-done(%reduce-start)
+  %pool = bf16[2,4]{1,0} select-and-scatter(%b, %c), select=%ge, scatter=%add
+  ROOT %fusion.2 = f32[8]{0} fusion(%a), kind=kLoop, calls=%fused_computation, metadata={op_name="jit(step)/transpose(jvp(ResNet))/layer1_0/bn1/reduce_sum"}, backend_config={"window_config":{"estimated_cycles":"100"}}
+}
+"""  # noqa: E501
+
+
+def test_cycles_count_each_fusion_once_and_each_loop_iteration():
+    module = hlo.parse(PROGRAM)
+    assert module.cycles() == 5 * (10 + 1) + 100
+    assert module.by_layer() == [
+        ("layer1_0/bn1 (backward)", 100),
+        ("layer1_0/conv1", 50),
+        ("(outside the model)", 5),
+    ]
+
+
+def test_an_all_reduce_counts_with_its_bytes_wherever_it_runs():
+    assert hlo.parse(PROGRAM).all_reduces() == [4 * 17] + [2 * 8] * 5
+
+
+def test_what_the_compiler_does_not_estimate_is_named():
+    assert hlo.parse(PROGRAM).unestimated() == ["select-and-scatter bf16[2,4]"]
+
+
+def test_text_without_a_program_is_an_error():
+    with pytest.raises(ValueError, match="not the text of a compiled XLA program"):
+        hlo.parse("HloModule nothing")
+
+
+GATE = partial(ECA, kernel_size=3, name="eca")
+
+
+def one_block(attention=GATE, **overrides):
+    return ResNet((1, 0, 0, 0), num_classes=10, attention=attention, dtype=jnp.bfloat16, **overrides)
+
+
+@pytest.fixture(scope="module")
+def slice_2x2():
+    jax.config.update("jax_platforms", "cpu")
+    return tpu.tpu_slice("v5e:2x2")
+
+
+def train_step(slice_, model):
+    return compile_training(slice_, model, batch_per_chip=32, image_size=64)
+
+
+@pytest.fixture(scope="module")
+def folded(slice_2x2):
+    return train_step(slice_2x2, one_block(bn_group_size=32))
+
+
+@pytest.mark.slow
+def test_the_fold_saves_most_of_what_the_layer_costs_on_tpu(slice_2x2, folded):
+    plain = train_step(slice_2x2, one_block(attention=None, bn_group_size=32))
+    layer = train_step(slice_2x2, one_block(bn_group_size=32, fold=False))
+    assert folded.bytes_accessed - plain.bytes_accessed < 0.3 * (layer.bytes_accessed - plain.bytes_accessed)
+
+
+@pytest.mark.slow
+def test_groups_on_one_chip_leave_no_all_reduce_per_layer(slice_2x2, folded):
+    whole_batch = train_step(slice_2x2, one_block())
+    assert len(folded.all_reduces) <= 4 < len(whole_batch.all_reduces)
+
+
+@pytest.mark.slow
+def test_a_bigger_slice_costs_each_chip_the_same(folded):
+    pod = train_step(tpu.tpu_slice("v5e:16x16"), one_block(bn_group_size=32))
+    assert pod.cycles == pytest.approx(folded.cycles, rel=0.03)
+    assert len(pod.all_reduces) <= 4
+
+
+def test_a_program_beyond_the_chips_memory_says_so(slice_2x2):
+    everywhere = NamedSharding(slice_2x2.mesh(), PartitionSpec())
+    square = jax.ShapeDtypeStruct((70_000, 70_000), jnp.float32, sharding=everywhere)
+    with pytest.raises(tpu.DoesNotFit, match=r"does not fit v5e:2x2: it needs .*G of the chip's 15\.\d*G memory"):
+        tpu.compile_for(slice_2x2, jax.jit(jnp.sin), square)
+
+
+def test_a_missing_compiler_is_an_error_that_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(ImportError, match=r"pip install 'eca-jax\[tpu\]'"):
+        tpu.tpu_slice("v5e:2x2")
