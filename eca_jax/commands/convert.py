@@ -1,7 +1,6 @@
 """`python -m eca_jax convert` and `verify`."""
 
 import argparse
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ def _write_directory(path: Path, weights: Weights) -> None:
         "model": weights.model.name,
         "num_classes": options.pop("num_classes"),
         "overrides": options,
-        "preprocessing": weights.meta.get("preprocessing") or dataclasses.asdict(preprocessing(weights.model.name)),
+        "preprocessing": weights.meta.get("preprocessing") or preprocessing(weights.model.name).to_json(),
     }
     save_variables(path, variables, meta | _counts(weights.variables))
 

@@ -5,7 +5,6 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -123,7 +122,7 @@ def _metadata(loaded: Loaded, input: str, platforms: Sequence[str]) -> dict[str,
         "dtype": jnp.dtype(loaded.model.dtype).name,
         "num_classes": loaded.model.num_classes,
         "class_names": loaded.class_names,
-        "preprocessing": asdict(loaded.preparation),
+        "preprocessing": loaded.preparation.to_json(),
         "platforms": list(platforms),
         "versions": {
             "eca_jax": eca_jax.__version__,

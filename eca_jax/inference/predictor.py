@@ -66,11 +66,7 @@ def load_for_inference(name: str | None, path: str | os.PathLike, **options: Any
     model = create_model(name, **weights.model.options)
     variables = {key: weights.variables[key] for key in ("params", "batch_stats") if key in weights.variables}
     stored = weights.meta.get("preprocessing")
-    if stored is None:
-        preparation = preprocessing(name)
-    else:
-        stored = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-        preparation = Preprocessing(**stored)
+    preparation = preprocessing(name) if stored is None else Preprocessing.from_json(stored)
     return Loaded(name, model, variables, preparation, class_names(weights.meta, model.num_classes))
 
 

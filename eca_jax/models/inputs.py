@@ -1,7 +1,8 @@
 """What a model takes in: how an image becomes the array that the network sees."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from eca_jax.kernels.lowering import in_parts
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +23,45 @@ class Preprocessing:
 
     Attributes:
       image_size: pixels, the side of the crop.
-      resize_size: pixels, the short side before the crop.
+      crop_pct: the crop's share of the short side.
       interpolation: "bilinear" or "bicubic", both antialiased.
       mean, std: per RGB channel, of values in [0, 1].
+
+    Raises:
+      ValueError: a size below 1, a share outside (0, 1], or not three values in `mean` and `std`.
     """
 
     image_size: int = 224
-    resize_size: int = 256
+    crop_pct: float = 0.875
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1, not {self.image_size}")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct must be above 0 and at most 1, not {self.crop_pct}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}")
+        if not len(self.mean) == len(self.std) == 3:
+            raise ValueError("mean and std take three values, for red, green and blue")
+
+    @property
+    def resize_size(self) -> int:
+        """Pixels of the short side before the crop, rounded down as timm does: 256 for 224, 248 for 224 and 0.9."""
+        return math.floor(self.image_size / self.crop_pct)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `resize_size` is there for readers without this class."""
+        fields = dataclasses.asdict(self)
+        return fields | {"mean": list(self.mean), "std": list(self.std), "resize_size": self.resize_size}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Preprocessing":
+        """Inverse of `to_json`. Raises ValueError or TypeError for anything else."""
+        fields = {key: value for key, value in content.items() if key != "resize_size"}
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any) -> jax.Array:

@@ -1,6 +1,5 @@
 """What timm's families share: its preprocessing, its rule for ECA's kernel size, its head."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -23,8 +22,7 @@ def register_timm(name: str, build: Layer, *, image_size: int = 224, crop_pct: f
     The sizes are timm's `input_size` and `crop_pct`, those of training; for many weights timm also lists a larger
     `test_input_size`, at which they score higher.
     """
-    resize_size = math.floor(image_size / crop_pct)
-    preprocessing = Preprocessing(image_size, resize_size, interpolation="bicubic")
+    preprocessing = Preprocessing(image_size, crop_pct, interpolation="bicubic")
     register(name, build, weights_format="timm", preprocessing=preprocessing)
 
 

@@ -19,7 +19,7 @@ from etils import epath
 
 from eca_jax.files import absolute, reason, write_json, writing
 from eca_jax.training.metrics import best_evaluation, read_metrics
-from eca_jax.training.program import model_overrides, plain, resize_size
+from eca_jax.training.program import model_overrides, plain
 from eca_jax.training.state import TrainState
 
 CONFIG_FILE = "config.json"
@@ -105,7 +105,7 @@ def describe_model(config: Mapping[str, Any]) -> dict[str, Any]:
         "overrides": model_overrides(config),
         "preprocessing": {
             "image_size": config["image_size"],
-            "resize_size": resize_size(config),
+            "crop_pct": config["crop_pct"],
             "interpolation": config["interpolation"],
             "mean": list(config["mean"]),
             "std": list(config["std"]),

@@ -4,6 +4,7 @@ The training loop, the benchmarks and the dry run for a TPU slice all build the 
 devices that may not exist, so nothing in this file touches one.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ def model_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def resize_size(config: Mapping[str, Any]) -> int:
     """Pixels of the short side that evaluation resizes to before its centre crop: 256 for 224."""
-    return round(config["image_size"] / config["crop_pct"])
+    return math.floor(config["image_size"] / config["crop_pct"])
 
 
 def model_from(config: Mapping[str, Any]) -> nn.Module:

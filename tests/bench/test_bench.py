@@ -40,7 +40,7 @@ def test_inference_is_measured_and_reported_as_json_with_a_plot(tmp_path, capsys
 
 
 def test_a_stream_of_images_is_measured(monkeypatch, capsys):
-    monkeypatch.setattr(bench_predict, "preprocessing", lambda name: Preprocessing(image_size=32, resize_size=36))
+    monkeypatch.setattr(bench_predict, "preprocessing", lambda name: Preprocessing(image_size=32, crop_pct=32 / 36))
     arguments = "bench predict --model resnet18 --images 10 --batch_size 4 --json"
     assert cli.main(arguments.split()) == 0
     result = json.loads(capsys.readouterr().out)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 OPTIONS = {"stage_sizes": (1, 1, 0, 0), "small_images": True}
-PREPROCESSING = {"image_size": 32, "resize_size": 40, "interpolation": "bicubic", "mean": [0.4] * 3, "std": [0.3] * 3}
+PREPROCESSING = {"image_size": 32, "crop_pct": 0.8, "interpolation": "bicubic", "mean": [0.4] * 3, "std": [0.3] * 3}
 
 
 def random_variables(model, image_size=32):

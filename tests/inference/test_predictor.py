@@ -51,7 +51,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_predicts_what_the_model_does(name):
     model = eca_jax.create_model(name, num_classes=10, **FAMILIES[name])
-    how = Preprocessing(image_size=32, resize_size=40, interpolation="bicubic")
+    how = Preprocessing(image_size=32, crop_pct=0.8, interpolation="bicubic")
     variables = random_variables(model)
     predictor = eca_jax.Predictor(Loaded(name, model, variables, how, None), batch_sizes=(8,))  # compiled in seconds
     images = random_images(64)
