@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+from eca_jax.version import __version__ as __version__
 
 # Where each name is found when it is first asked for: an exported model needs no Flax, a prediction no Orbax.
 _HOMES = {

@@ -4,16 +4,20 @@ import io
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from eca_jax.bench import report as bench_report
 
 _BATCH = 64
 _IMAGE_SIZE = 224
 
 
-def run(images: int = 512, workers: int = 2, seconds: float = 5.0, rounds: int = 5) -> dict[str, object]:
+def measure(images: int = 512, workers: int = 2, seconds: float = 5.0, rounds: int = 5) -> dict[str, Any]:
     """Measures training batches (random-resized-crop to 224, flip) from JPEGs of 500x375 and ImageNet's 110 KB.
 
     The two pipelines take turns, `rounds` times `seconds` each, both warm. The peer returns uint8 tensors, as ours
@@ -51,6 +55,28 @@ def run(images: int = 512, workers: int = 2, seconds: float = 5.0, rounds: int =
     }
 
 
+def run(images: int, workers: int, seconds: float, rounds: int) -> bench_report.Report:
+    """`measure` as a report."""
+    measured = measure(images, workers, seconds, rounds)
+    sides = {
+        "eca_jax.data": (measured["rounds"], measured["images_per_second"]),
+        "torchvision DataLoader": (measured["peer_rounds"], measured["peer_images_per_second"]),
+    }
+    speeds = {
+        name: (min(all_rounds), middle, max(all_rounds)) for name, (all_rounds, middle) in sides.items() if all_rounds
+    }
+    rows = [
+        {"pipeline": name, "images/s": f"{middle:.0f}", "slowest - fastest": f"{low:.0f} - {high:.0f}"}
+        for name, (low, middle, high) in speeds.items()
+    ]
+    machine = bench_report.machine()
+    text = (
+        f"training batches from JPEGs of {measured['kilobytes_per_image']:.0f} KB, {workers} workers, "
+        f"{machine['device']}, {machine['cpu_cores']} CPU cores\n\n{bench_report.table(rows)}"
+    )
+    return bench_report.Report({**measured, "machine": machine}, text, {"images/s": speeds})
+
+
 def photograph(rng: np.random.Generator, width: int, height: int) -> bytes:
     """A JPEG that decodes like a photograph: smooth colour, texture and sensor noise, at quality 90.
 
@@ -80,7 +106,7 @@ def write_images(root: Path, count: int) -> float:
     return sum(map(len, files)) / len(files) / 1000
 
 
-def _images_per_second(batches, seconds):
+def _images_per_second(batches: Iterator[Any], seconds: float) -> float:
     """Rate over about `seconds`, after what was decoded in the meantime has been used up."""
     for _ in range(8):
         next(batches)
@@ -91,14 +117,14 @@ def _images_per_second(batches, seconds):
     return count / elapsed
 
 
-def _ours(folder, workers):
+def _ours(folder: str, workers: int) -> Iterator[Any]:
     from eca_jax.data import load_source, train_batches
 
     source = load_source("folder", folder)
     return train_batches(source, batch_size=_BATCH, image_size=_IMAGE_SIZE, seed=0, num_workers=workers)
 
 
-def _peer(folder, workers):
+def _peer(folder: str, workers: int) -> Iterator[Any] | None:
     """Endless batches of torchvision's own pipeline; None where it is not installed."""
     try:
         import torch
@@ -111,7 +137,7 @@ def _peer(folder, workers):
     except ImportError:
         return None
 
-    def batches():
+    def batches() -> Iterator[Any]:
         # Fresh interpreters: forking a process that runs TensorFlow's threads can hang.
         loader = torch.utils.data.DataLoader(
             _PeerImages(folder),
@@ -131,11 +157,11 @@ def _peer(folder, workers):
 class _PeerImages:
     """torchvision's ImageFolder with the standard training transforms, built anew in each worker process."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: str):
         self._folder = folder
         self._dataset = self._build()
 
-    def _build(self):
+    def _build(self) -> Any:
         from eca_jax.weights.torch.peer import import_torchvision
 
         torchvision = import_torchvision()
@@ -147,14 +173,15 @@ class _PeerImages:
         ]
         return torchvision.datasets.ImageFolder(f"{self._folder}/train", transforms.Compose(steps))
 
-    def __getstate__(self):
+    def __getstate__(self) -> str:
         return self._folder
 
-    def __setstate__(self, folder):
-        self.__init__(folder)
+    def __setstate__(self, folder: str) -> None:
+        self._folder = folder
+        self._dataset = self._build()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Any:
         return self._dataset[index]

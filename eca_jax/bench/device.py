@@ -5,7 +5,6 @@ of the machine falls on all of them. PyTorch gets its batches already normalised
 are uint8 and normalised in the program, as in training.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,28 +24,6 @@ from eca_jax.sharding import data_mesh
 Contestant = Callable[[int], None]
 
 
-def add_parsers(subjects: Any) -> None:
-    for kind, what in (("step", "training steps"), ("infer", "inference")):
-        parser = subjects.add_parser(kind, help=f"{what} on this machine", description=__doc__)
-        parser.add_argument("--model", default="eca_resnet50")
-        parser.add_argument("--baseline", help="a second model of ours, such as resnet50")
-        parser.add_argument("--batch_size", type=_sizes, default=[32], help="comma-separated, such as 1,32")
-        parser.add_argument("--image_size", type=int, default=224)
-        parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="bfloat16 on a GPU, float32 elsewhere")
-        parser.add_argument("--peer", choices=("torch",), help="the same model in PyTorch, in all its fast forms")
-        parser.add_argument("--rounds", type=int, default=5)
-        parser.add_argument("--seconds", type=float, default=2.0, help="of one contestant's turn, at least one pass")
-        bench_report.add_output_options(parser)
-        parser.set_defaults(run=run, kind=kind)
-
-
-def _sizes(text: str) -> list[int]:
-    sizes = [int(part) for part in text.split(",")]
-    if min(sizes) < 1:
-        raise ValueError
-    return sizes
-
-
 def images_and_labels(batch_size: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, image_size, image_size, 3), np.uint8)
@@ -54,7 +31,7 @@ def images_and_labels(batch_size: int, image_size: int) -> tuple[np.ndarray, np.
 
 
 def ours(kind: str, name: str, dtype: Any, images: np.ndarray, labels: np.ndarray) -> Contestant:
-    """One of our models on all devices of this machine."""
+    """One of our models on all devices of this machine; `kind` is "step" or "infer"."""
     model, mesh = create_model(name, dtype=dtype), data_mesh()
     program = training(model, mesh, len(images), images.shape[1])
     split = program.batch["image"].sharding
@@ -88,7 +65,7 @@ def peers(kind: str, name: str, dtype: Any, images: np.ndarray, labels: np.ndarr
     try:
         import torch
     except ImportError as error:
-        raise ImportError("--peer torch needs PyTorch; install it with: pip install 'eca-jax[torch]'") from error
+        raise ImportError("the PyTorch peer needs PyTorch; install it with: pip install 'eca-jax[torch]'") from error
     from eca_jax.weights.torch import reference
 
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
@@ -171,35 +148,58 @@ def speeds(times: Sequence[float], batch_size: int) -> dict[str, float]:
     }
 
 
-def run(options: argparse.Namespace) -> int:
-    dtype = jnp.dtype(options.dtype or ("bfloat16" if jax.default_backend() == "gpu" else "float32"))
-    names = [options.model] + ([options.baseline] if options.baseline else [])
+def run(
+    kind: str,
+    model: str,
+    batch_sizes: Sequence[int],
+    image_size: int = 224,
+    dtype: Any = None,
+    baseline: str | None = None,
+    peer: bool = False,
+    rounds: int = 5,
+    seconds: float = 2.0,
+) -> bench_report.Report:
+    """Images a second of training steps ("step") or of inference ("infer"), for each batch size.
+
+    Args:
+      dtype: bfloat16 on a GPU and float32 elsewhere, where it is None.
+      baseline: a second model of ours.
+      peer: whether `model` runs in PyTorch too, in all its fast forms.
+      seconds: of one contestant's turn, which is one pass at least.
+
+    Raises:
+      ValueError: an unknown model.
+      ImportError: no PyTorch for the peer.
+    """
+    dtype = jnp.dtype(dtype or ("bfloat16" if jax.default_backend() == "gpu" else "float32"))
+    names = [model] + ([baseline] if baseline else [])
     results = {}
-    for batch_size in options.batch_size:
-        images, labels = images_and_labels(batch_size, options.image_size)
-        contestants = {name: ours(options.kind, name, dtype, images, labels) for name in names}
-        if options.peer:
-            contestants |= peers(options.kind, options.model, dtype, images, labels)
-        times = measure(contestants, options.rounds, options.seconds)
+    for batch_size in batch_sizes:
+        images, labels = images_and_labels(batch_size, image_size)
+        contestants = {name: ours(kind, name, dtype, images, labels) for name in names}
+        if peer:
+            contestants |= peers(kind, model, dtype, images, labels)
+        times = measure(contestants, rounds, seconds)
         results[batch_size] = {name: speeds(values, batch_size) for name, values in times.items()}
+    machine = bench_report.machine()
     result = {
-        "kind": options.kind,
-        "machine": bench_report.machine(),
-        "model": options.model,
-        "image_size": options.image_size,
+        "kind": kind,
+        "machine": machine,
+        "model": model,
+        "image_size": image_size,
         "dtype": dtype.name,
         "images_per_second": results,
     }
-    what = "training" if options.kind == "step" else "inference"
-    text = [f"{what} on {result['machine']['device']}, {result['machine']['cpu_cores']} CPU cores, {dtype.name}"]
+    what = "training" if kind == "step" else "inference"
+    text = [f"{what} on {machine['device']}, {machine['cpu_cores']} CPU cores, {dtype.name}"]
     for batch_size, rows in results.items():
-        mine = rows[options.model]["median"]
+        mine = rows[model]["median"]
         text += ["", f"batch {batch_size}:", bench_report.table([
             {
                 "network": name,
                 "images/s": f"{row['median']:.2f}",
                 "slowest - fastest": f"{row['low']:.2f} - {row['high']:.2f}",
-                f"{options.model} over it": f"{mine / row['median']:.3f}",
+                f"{model} over it": f"{mine / row['median']:.3f}",
             }
             for name, row in rows.items()
         ])]  # fmt: skip
@@ -207,5 +207,4 @@ def run(options: argparse.Namespace) -> int:
         f"images/s, batch {batch_size}": {name: (r["low"], r["median"], r["high"]) for name, r in rows.items()}
         for batch_size, rows in results.items()
     }
-    bench_report.show(result, "\n".join(text), bars, options)
-    return 0
+    return bench_report.Report(result, "\n".join(text), bars)

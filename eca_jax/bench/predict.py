@@ -1,6 +1,5 @@
 """`bench predict`: how busy a stream of JPEG files keeps the devices of this machine."""
 
-import argparse
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -91,15 +90,15 @@ def measure(name: str, count: int, batch_size: int, dtype: Any) -> dict[str, flo
     }
 
 
-def run(options: argparse.Namespace) -> int:
-    figures = measure(options.model, options.images, options.batch_size, jnp.dtype(options.dtype))
+def run(name: str, images: int, batch_size: int, dtype: Any) -> bench_report.Report:
+    """`measure` as a report."""
+    figures = measure(name, images, batch_size, jnp.dtype(dtype))
     machine = bench_report.machine()
     text = (
-        f"{options.model} on {options.images} JPEG files of mixed sizes, batches of {options.batch_size}, "
+        f"{name} on {images} JPEG files of mixed sizes, batches of {batch_size}, "
         f"{machine['device']}, {machine['cpu_cores']} CPU cores\n"
         f"the devices were busy {figures['busy']:.1%} of the time: {figures['images_per_second']:.1f} images/s, "
         f"{figures['images_per_second_alone']:.1f} where nothing is decoded"
     )
     speeds = {"stream": figures["images_per_second"], "nothing decoded": figures["images_per_second_alone"]}
-    bench_report.show(figures | {"machine": machine}, text, {"images/s": speeds}, options)
-    return 0
+    return bench_report.Report(figures | {"machine": machine}, text, {"images/s": speeds})

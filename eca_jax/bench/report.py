@@ -1,19 +1,25 @@
 """Tables, JSON and plots of benchmark results, and the description of the machine that belongs beside them."""
 
-import argparse
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
 
-def add_output_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    parser.add_argument("--plot", metavar="FILE", help="draw the results as bars into FILE (.png, .svg or .pdf)")
+@dataclass(frozen=True)
+class Report:
+    """What a benchmark found: plain data, the same for people to read, and {axis label: {name: bar}} to draw.
+
+    A bar is a number, or a triple (low, middle, high).
+    """
+
+    result: Mapping[str, Any]
+    text: str
+    bars: Mapping[str, Mapping[str, Any]]
 
 
 def machine() -> dict[str, Any]:
@@ -52,13 +58,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def show(result: Mapping[str, Any], text: str, bars: Mapping[str, Mapping[str, Any]], options: Any) -> None:
-    """Prints `result` as JSON or as `text`, and draws `bars`: {axis label: {name: value or (low, middle, high)}}."""
-    print(json.dumps(result, indent=2) if options.json else text)
-    if options.plot:
-        plot(bars, options.plot)
 
 
 def plot(bars: Mapping[str, Mapping[str, Any]], path: str) -> None:

@@ -4,11 +4,9 @@ The estimate is the same on every machine, so differences of a tenth of a percen
 programs; how well it predicts a TPU's clock is another matter.
 """
 
-import argparse
 import multiprocessing
 import re
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -24,19 +22,7 @@ from eca_jax.models import create_model
 from eca_jax.models.resnet import RELEASED_KERNEL_SIZES
 from eca_jax.tpu import estimate as tpu
 
-
-def add_parsers(subjects: Any) -> None:
-    parser = subjects.add_parser("tpu", help="the TPU compiler's estimates", description=__doc__)
-    parser.add_argument("--model", default="eca_resnet50")
-    parser.add_argument("--baseline", default="resnet50", help="the model the ratios refer to")
-    parser.add_argument("--topology", default="v5e:2x2", help="such as v5e:4x4, v4:2x2x2, v6e-8")
-    parser.add_argument("--batch_per_chip", type=int, default=128)
-    parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--naive", action="store_true", help="also with ECA as a layer of its own")
-    parser.add_argument("--only", choices=("train", "infer"), help="leave the other out")
-    parser.add_argument("--jobs", type=int, default=1, help="compilations at a time, each of about 5 GB (1)")
-    bench_report.add_output_options(parser)
-    parser.set_defaults(run=run)
+PASSES = ("train", "infer")
 
 
 def contestants(model: str, baseline: str, naive: bool, group_size: int) -> dict[str, nn.Module]:
@@ -82,43 +68,59 @@ def compile_on(topology: str, compile_pass: Callable[..., tpu.Estimate], *argume
     return compile_pass(tpu.tpu_slice(topology), *arguments)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(
+    model: str,
+    baseline: str,
+    topology: str,
+    batch_per_chip: int,
+    image_size: int,
+    naive: bool = False,
+    kinds: Sequence[str] = PASSES,
+    jobs: int = 1,
+    progress: Callable[[str], None] = lambda line: None,
+) -> bench_report.Report:
+    """The estimates for `model`, `baseline` and what `contestants` adds, as ratios to `baseline`.
+
+    Args:
+      topology: such as v5e:4x4, v4:2x2x2, v6e-8.
+      kinds: which of `PASSES` to compile.
+      jobs: compilations at a time, each of about 5 GB.
+      progress: is told each network that is compiled, one line.
+
+    Raises:
+      ValueError: an unknown model or topology.
+    """
     jax.config.update("jax_platforms", "cpu")
-    slice_ = tpu.tpu_slice(options.topology)
-    per_device = options.batch_per_chip // slice_.chip.devices
-    networks = contestants(options.model, options.baseline, options.naive, per_device)
+    slice_ = tpu.tpu_slice(topology)
+    networks = contestants(model, baseline, naive, batch_per_chip // slice_.chip.devices)
     passes = {"train": compile_training, "infer": compile_inference}
-    passes = {kind: passes[kind] for kind in passes if options.only in (None, kind)}
     # The compiler gives no memory back: ten compilations in one process held 21 GB.
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:
         estimates = {
-            (kind, name): processes.submit(
-                compile_on, slice_.name, compile_pass, network, options.batch_per_chip, options.image_size
-            )
-            for kind, compile_pass in passes.items()
+            (kind, name): processes.submit(compile_on, slice_.name, passes[kind], network, batch_per_chip, image_size)
+            for kind in kinds
             for name, network in networks.items()
         }
-        results: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in passes}
+        results: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in kinds}
         for (kind, name), estimate in estimates.items():
             results[kind][name] = _figures(estimate.result())
-            cycles = results[kind][name]["cycles"]
-            print(f"{kind}: {name} compiled, {cycles / 1e6:.2f} million cycles", file=sys.stderr, flush=True)
+            progress(f"{kind}: {name} compiled, {results[kind][name]['cycles'] / 1e6:.2f} million cycles")
     result = {
         "topology": slice_.name,
-        "batch_per_chip": options.batch_per_chip,
-        "image_size": options.image_size,
+        "batch_per_chip": batch_per_chip,
+        "image_size": image_size,
         "dtype": "bfloat16",
         "jax": jax.__version__,
         "estimates": results,
     }
-    text = [f"{slice_.name}, {options.batch_per_chip} images a chip, bfloat16; the TPU compiler's estimates"]
+    text = [f"{slice_.name}, {batch_per_chip} images a chip, bfloat16; the TPU compiler's estimates"]
     for kind, rows in results.items():
-        base = rows[options.baseline]["cycles"]
+        base = rows[baseline]["cycles"]
         text += ["", f"{kind}:", bench_report.table([
             {
                 "network": name,
                 "million cycles": f"{row['cycles'] / 1e6:.2f}",
-                f"over {options.baseline}": f"{row['cycles'] / base:.4f}",
+                f"over {baseline}": f"{row['cycles'] / base:.4f}",
                 "ms": f"{row['milliseconds']:.1f}",
                 "GFLOP": f"{row['flops'] / 1e9:.0f}",
                 "GB accessed": f"{row['bytes_accessed'] / 1e9:.2f}",
@@ -131,8 +133,7 @@ def run(options: argparse.Namespace) -> int:
         f"{kind}: million cycles (estimate)": {name: row["cycles"] / 1e6 for name, row in rows.items()}
         for kind, rows in results.items()
     }
-    bench_report.show(result, "\n".join(text), bars, options)
-    return 0
+    return bench_report.Report(result, "\n".join(text), bars)
 
 
 def _figures(estimate: tpu.Estimate) -> dict[str, Any]:

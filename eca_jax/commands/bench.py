@@ -1,61 +1,133 @@
-"""`python -m eca_jax bench`: speed, measured here or estimated by the TPU compiler, beside what else there is."""
+"""`eca-jax bench`: speed, measured here or estimated by the TPU compiler, beside what else there is."""
 
 import argparse
+import json
+import sys
+from collections.abc import Callable
 from typing import Any
 
-from eca_jax.bench import device as bench_device
 from eca_jax.bench import report as bench_report
-from eca_jax.bench import tpu as bench_tpu
+
+# A subject's module is imported when the subject is asked for: those that read images need more packages than
+# JAX, Flax and Optax.
 
 
 def add_parsers(subparsers: Any) -> None:
     parser = subparsers.add_parser("bench", help="measure speed, or have it estimated for a TPU", description=__doc__)
     subjects = parser.add_subparsers(required=True, metavar="SUBJECT")
-    bench_tpu.add_parsers(subjects)
-    bench_device.add_parsers(subjects)
-    predict = subjects.add_parser("predict", help="a stream of JPEG files of mixed sizes")
-    predict.add_argument("--model", default="eca_resnet50")
-    predict.add_argument("--images", type=int, default=1000)
-    predict.add_argument("--batch_size", type=int, default=32)
-    predict.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    bench_report.add_output_options(predict)
-    predict.set_defaults(run=run_predict)
-    data = subjects.add_parser("data", help="the input pipeline, beside torchvision's DataLoader")
-    data.add_argument("--images", type=int, default=512, help="JPEG files to make and read")
-    data.add_argument("--workers", type=int, default=2, help="decoding threads of ours, processes of the peer")
-    data.add_argument("--seconds", type=float, default=5.0, help="of one measurement")
-    data.add_argument("--rounds", type=int, default=5, help="measurements of each, taking turns")
-    bench_report.add_output_options(data)
-    data.set_defaults(run=run_data)
+    _add_tpu(subjects)
+    _add_device(subjects, "step", "training steps")
+    _add_device(subjects, "infer", "inference")
+    _add_predict(subjects)
+    _add_data(subjects)
 
 
-# The subjects that read images need more than jax, flax and optax, and are imported when they are asked for.
+def _add_tpu(subjects: Any) -> None:
+    parser = _subject(subjects, "tpu", "the TPU compiler's estimates of attention's cost; needs libtpu, no TPU", _tpu)
+    parser.add_argument("--model", default="eca_resnet50")
+    parser.add_argument("--baseline", default="resnet50", help="the model the ratios refer to")
+    parser.add_argument("--topology", default="v5e:2x2", help="such as v5e:4x4, v4:2x2x2, v6e-8")
+    parser.add_argument("--batch_per_chip", type=int, default=128)
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--naive", action="store_true", help="also with ECA as a layer of its own")
+    parser.add_argument("--only", choices=("train", "infer"), help="leave the other out")
+    parser.add_argument("--jobs", type=int, default=1, help="compilations at a time, each of about 5 GB (1)")
 
 
-def run_predict(options: argparse.Namespace) -> int:
-    from eca_jax.bench import predict as bench_predict
+def _add_device(subjects: Any, kind: str, what: str) -> None:
+    parser = _subject(subjects, kind, f"{what} on this machine, beside a PyTorch peer", _device)
+    parser.add_argument("--model", default="eca_resnet50")
+    parser.add_argument("--baseline", help="a second model of ours, such as resnet50")
+    parser.add_argument("--batch_size", type=_sizes, default=[32], help="comma-separated, such as 1,32")
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="bfloat16 on a GPU, float32 elsewhere")
+    parser.add_argument("--peer", choices=("torch",), help="the same model in PyTorch, in all its fast forms")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one contestant's turn, at least one pass")
+    parser.set_defaults(kind=kind)
 
-    return bench_predict.run(options)
+
+def _add_predict(subjects: Any) -> None:
+    parser = _subject(subjects, "predict", "a stream of JPEG files of mixed sizes", _predict)
+    parser.add_argument("--model", default="eca_resnet50")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
 
 
-def run_data(options: argparse.Namespace) -> int:
-    from eca_jax.bench import data as bench_data
+def _add_data(subjects: Any) -> None:
+    parser = _subject(subjects, "data", "the input pipeline, beside torchvision's DataLoader", _data)
+    parser.add_argument("--images", type=int, default=512, help="JPEG files to make and read")
+    parser.add_argument("--workers", type=int, default=2, help="decoding threads of ours, processes of the peer")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each, taking turns")
 
-    measured = bench_data.run(options.images, options.workers, options.seconds, options.rounds)
-    sides = {"eca_jax.data": measured["rounds"], "torchvision DataLoader": measured["peer_rounds"]}
-    speeds = {
-        name: (min(rounds), measured[key], max(rounds))
-        for (name, rounds), key in zip(sides.items(), ("images_per_second", "peer_images_per_second"), strict=True)
-        if rounds
-    }
-    rows = [
-        {"pipeline": name, "images/s": f"{middle:.0f}", "slowest - fastest": f"{low:.0f} - {high:.0f}"}
-        for name, (low, middle, high) in speeds.items()
-    ]
-    machine = bench_report.machine()
-    text = (
-        f"training batches from JPEGs of {measured['kilobytes_per_image']:.0f} KB, {options.workers} workers, "
-        f"{machine['device']}, {machine['cpu_cores']} CPU cores\n\n{bench_report.table(rows)}"
-    )
-    bench_report.show({**measured, "machine": machine}, text, {"images/s": speeds}, options)
+
+def _subject(
+    subjects: Any, name: str, text: str, measure: Callable[[argparse.Namespace], bench_report.Report]
+) -> argparse.ArgumentParser:
+    """A parser with the options that all subjects share; `measure` makes its report."""
+    parser = subjects.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--plot", metavar="FILE", help="draw the results as bars into FILE (.png, .svg or .pdf)")
+    parser.set_defaults(run=run, measure=measure)
+    return parser
+
+
+def _sizes(text: str) -> list[int]:
+    sizes = [int(part) for part in text.split(",")]
+    if min(sizes) < 1:
+        raise ValueError
+    return sizes
+
+
+def run(options: argparse.Namespace) -> int:
+    report = options.measure(options)
+    print(json.dumps(report.result, indent=2) if options.json else report.text)
+    if options.plot:
+        bench_report.plot(report.bars, options.plot)
     return 0
+
+
+def _tpu(options: argparse.Namespace) -> bench_report.Report:
+    from eca_jax.bench import tpu
+
+    return tpu.run(
+        options.model,
+        options.baseline,
+        options.topology,
+        options.batch_per_chip,
+        options.image_size,
+        naive=options.naive,
+        kinds=(options.only,) if options.only else tpu.PASSES,
+        jobs=options.jobs,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+def _device(options: argparse.Namespace) -> bench_report.Report:
+    from eca_jax.bench import device
+
+    return device.run(
+        options.kind,
+        options.model,
+        options.batch_size,
+        options.image_size,
+        dtype=options.dtype,
+        baseline=options.baseline,
+        peer=options.peer == "torch",
+        rounds=options.rounds,
+        seconds=options.seconds,
+    )
+
+
+def _predict(options: argparse.Namespace) -> bench_report.Report:
+    from eca_jax.bench import predict
+
+    return predict.run(options.model, options.images, options.batch_size, options.dtype)
+
+
+def _data(options: argparse.Namespace) -> bench_report.Report:
+    from eca_jax.bench import data
+
+    return data.run(options.images, options.workers, options.seconds, options.rounds)

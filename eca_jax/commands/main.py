@@ -16,7 +16,7 @@ COMMANDS = (
     ("evaluate", "accuracy on a validation set, every image once", "eca_jax.commands.predict"),
     ("predict", "classes of images", "eca_jax.commands.predict"),
     ("export", "model and weights as one file that needs only JAX", "eca_jax.commands.predict"),
-    ("scale-report", "throughput and limits of TPU slices, from dry runs", "eca_jax.tpu.scaling"),
+    ("scale-report", "throughput and limits of TPU slices, from dry runs", "eca_jax.commands.scale_report"),
     ("bench", "speed, with the peer beside it", "eca_jax.commands.bench"),
 )
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-import eca_jax
 from eca_jax.data.runtime import tensorflow
 from eca_jax.inference.exported import checksum
 from eca_jax.inference.predictor import Loaded
 from eca_jax.kernels.lowering import compile_for
 from eca_jax.models.inputs import normalize
+from eca_jax.version import __version__
 from eca_jax.weights.torch.files import replacing
 
 # By jax.export's names, and what each is called where programs are traced.
@@ -125,7 +125,7 @@ def _metadata(loaded: Loaded, input: str, platforms: Sequence[str]) -> dict[str,
         "preprocessing": loaded.preparation.to_json(),
         "platforms": list(platforms),
         "versions": {
-            "eca_jax": eca_jax.__version__,
+            "eca_jax": __version__,
             "jax": jax.__version__,
             "flax": version("flax"),
             "python": platform.python_version(),
