@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eca_jax.data import images, order
+from eca_jax.data import augment, order, resize
 from eca_jax.data.preprocess import check_interpolation
 from eca_jax.data.runtime import tensorflow
-from eca_jax.data.sources import Source
+from eca_jax.data.sources.source import Source
 
 # Encoded images that are shuffled with each other where storage is sequential; at ImageNet's 110 KB an image, and with
 # one block read ahead, 3.6 GB of host memory for one process, divided by the number of processes.
@@ -80,8 +80,8 @@ def train_batches(
     def example(row):
         encoded, label = source.parse(row)
         key = tf.stack([seed * _MAX_SEED + row["epoch"], row["index"]])
-        draws = tf.random.stateless_uniform([images.DRAWS], seed=key, alg="philox")
-        image = images.training_image(
+        draws = tf.random.stateless_uniform([augment.DRAWS], seed=key, alg="philox")
+        image = augment.training_image(
             encoded,
             draws,
             image_size=image_size,
@@ -133,7 +133,7 @@ def eval_batches(
 
     def example(row):
         encoded, label = source.parse(row)
-        image = images.evaluation_image(
+        image = resize.evaluation_image(
             encoded, image_size=image_size, resize_size=resize_size, interpolation=interpolation
         )
         return image, label

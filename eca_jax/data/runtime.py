@@ -4,6 +4,12 @@ import contextlib
 import functools
 import os
 from types import ModuleType
+from typing import Any
+
+# TensorFlow's own types cannot be named without importing it.
+Tensor = Any
+Dataset = Any
+Row = dict[str, Tensor]
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from data_fixtures import jpeg
 from PIL import Image
 from scipy import stats
 
-from eca_jax.data import eval_image, images
+from eca_jax.data import augment, decode, eval_image, resize
 from eca_jax.data.preprocess import resize_and_crop
 from eca_jax.data.runtime import tensorflow
 from eca_jax.weights.torch.peer import import_torchvision
@@ -46,7 +46,7 @@ def evaluation_function(image_size, resize_size, interpolation):
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def function(content):
-        return images.evaluation_image(
+        return resize.evaluation_image(
             content, image_size=image_size, resize_size=resize_size, interpolation=interpolation
         )
 
@@ -89,13 +89,13 @@ def test_decoding_a_window_equals_decoding_all_of_it(options):
     tf = tensorflow()
     content = jpeg(4, 133, 217, **options)
     whole = np.asarray(Image.open(io.BytesIO(content)))
-    np.testing.assert_array_equal(images.decode(content).numpy(), whole)
+    np.testing.assert_array_equal(decode.decode(content).numpy(), whole)
     rng = np.random.default_rng(0)
     for _ in range(40):
         height, width = rng.integers(1, 134), rng.integers(1, 218)
         top, left = rng.integers(0, 134 - height), rng.integers(0, 218 - width)
         window = tf.constant([top, left, height, width], tf.int32)
-        part = images.decode_window(content, tf.image.extract_jpeg_shape(content), window)
+        part = decode.decode_window(content, tf.image.extract_jpeg_shape(content), window)
         np.testing.assert_array_equal(part.numpy(), whole[top : top + height, left : left + width])
 
 
@@ -110,13 +110,13 @@ def test_training_images_are_crops_resized_as_pil_does(interpolation, truncated)
     settings = dict(image_size=112, crop_scale=(0.08, 1.0), crop_ratio=(3 / 4, 4 / 3), interpolation=interpolation)
     differences = []
     for seed in range(12):
-        draws = np.random.default_rng(seed).random(images.DRAWS, np.float32)
-        top, left, height, width = images.random_crop_window(draws, 240, 320, (0.08, 1.0), (3 / 4, 4 / 3)).numpy()
+        draws = np.random.default_rng(seed).random(augment.DRAWS, np.float32)
+        top, left, height, width = augment.random_crop_window(draws, 240, 320, (0.08, 1.0), (3 / 4, 4 / 3)).numpy()
         crop = Image.open(io.BytesIO(content)).crop((left, top, left + width, top + height))
         expected = np.asarray(crop.resize((112, 112), Image.Resampling[interpolation.upper()])).astype(int)
-        plain = images.training_image(tf.constant(content), draws, flip=False, **settings).numpy()
+        plain = augment.training_image(tf.constant(content), draws, flip=False, **settings).numpy()
         differences.append(np.abs(plain - expected))
-        flipped = images.training_image(tf.constant(content), draws, flip=True, **settings).numpy()
+        flipped = augment.training_image(tf.constant(content), draws, flip=True, **settings).numpy()
         np.testing.assert_array_equal(flipped, plain[:, ::-1] if draws[-1] < 0.5 else plain)
     assert np.max(differences) <= 2
     assert np.mean(differences) < 0.05
@@ -128,8 +128,8 @@ def windows(count, height, width, scale, ratio):
 
     @tf.function
     def draw_all():
-        draws = tf.random.stateless_uniform([count, images.DRAWS], seed=[1, 2], alg="philox")
-        one = lambda d: images.random_crop_window(d, height, width, scale, ratio)  # noqa: E731
+        draws = tf.random.stateless_uniform([count, augment.DRAWS], seed=[1, 2], alg="philox")
+        one = lambda d: augment.random_crop_window(d, height, width, scale, ratio)  # noqa: E731
         return tf.vectorized_map(one, draws)
 
     return draw_all().numpy()

@@ -98,7 +98,7 @@ def test_digits_are_scikit_learns_with_a_fixed_split(tmp_path):
 
 
 def test_digits_that_another_process_finishes_first_are_taken_as_they_are(tmp_path, monkeypatch):
-    from eca_jax.data import digits
+    from eca_jax.data.sources import digits
 
     prepare = digits.Digits.download_and_prepare
 
@@ -113,7 +113,7 @@ def test_digits_that_another_process_finishes_first_are_taken_as_they_are(tmp_pa
 
 
 def test_digits_are_written_once(tmp_path, monkeypatch):
-    from eca_jax.data import digits
+    from eca_jax.data.sources import digits
 
     load_source("digits", tmp_path)
     monkeypatch.setattr(digits.Digits, "download_and_prepare", None)
