@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import importlib
 import os
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +20,10 @@ def tensorflow() -> ModuleType:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it rounds differently from one processor to the next
     with _silenced_native_log():
+        # PyTorch's CUDA build imports Triton when it first needs it, and Triton 3.7 dies of a segmentation fault where
+        # TensorFlow 2.21 has been loaded; the other way round both work, and it takes a tenth of a second.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("triton")
         import tensorflow as tf
 
         for kind in ("GPU", "TPU"):
@@ -28,7 +34,7 @@ def tensorflow() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _silenced_native_log():
+def _silenced_native_log() -> Iterator[None]:
     """Drops what native code writes to standard error while it loads (no Python setting reaches those lines)."""
     saved = os.dup(2)
     null = os.open(os.devnull, os.O_WRONLY)
