@@ -6,17 +6,25 @@ export JAX_PLATFORMS ?= cpu
 # Linux: memory in huge pages. A training step takes its working memory anew; in pages of 4 KB that is a quarter of its time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-slow test-all lint docs clean
 
 quickstart: $(VENV)/.installed  ## train an ECA-ResNet on real handwritten digits, in minutes on a laptop
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-test: $(VENV)/.installed-test  ## every test, the slow ones too
-	$(BIN)/python -m pytest -n 2 --dist=worksteal -q
+test: $(VENV)/.installed-test  ## the quick tests
+	$(BIN)/python -m pytest -n 2 --dist=worksteal -q -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 --dist=worksteal -q -m slow
+
+test-all: test test-slow  ## every test
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(VENV)/.installed-test  ## the documentation as a web site, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) runs
