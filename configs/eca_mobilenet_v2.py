@@ -1,6 +1,6 @@
 """ECA-MobileNetV2 on ImageNet, the recipe of the ECA-Net paper.
 
-    python train.py --config=configs/eca_mobilenet_v2.py --workdir=runs/eca_mobilenet_v2 --config.data_dir=DIR
+    eca-jax train eca_mobilenet_v2 --workdir=runs/eca_mobilenet_v2 --config.data_dir=DIR
 
 The paper reports 72.56% top-1, 90.81% top-5; MobileNetV2 without attention: 71.64%.
 
@@ -11,11 +11,11 @@ larger learning rate keep the devices busy; `--dry_run=v5litepod-16` says, witho
 
 import ml_collections
 
-from configs import default
+import eca_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = default.get_config()
+    config = eca_jax.default_config()
     config.model = "eca_mobilenet_v2"
     config.bn_group_size = 0  # the paper does not say how many GPUs shared the 96 images
     config.batch_size = 96

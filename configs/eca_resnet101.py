@@ -1,6 +1,6 @@
 """ECA-ResNet-101 on ImageNet, the recipe of the ECA-Net paper.
 
-    python train.py --config=configs/eca_resnet101.py --workdir=runs/eca_resnet101 --config.data_dir=DIR
+    eca-jax train eca_resnet101 --workdir=runs/eca_resnet101 --config.data_dir=DIR
 
 The paper reports 78.65% top-1, 94.34% top-5; ResNet-101 without attention: 76.83%.
 
@@ -15,10 +15,10 @@ devices, larger batches keep them busy; the linear scaling rule then asks for (n
 
 import ml_collections
 
-from configs import default
+import eca_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = default.get_config()
+    config = eca_jax.default_config()
     config.model = "eca_resnet101"
     return config

@@ -1,6 +1,6 @@
 """ECA-ResNet-18 on ImageNet, the recipe of the ECA-Net paper.
 
-    python train.py --config=configs/eca_resnet18.py --workdir=runs/eca_resnet18 --config.data_dir=DIR
+    eca-jax train eca_resnet18 --workdir=runs/eca_resnet18 --config.data_dir=DIR
 
 The paper reports 70.78% top-1, 89.92% top-5 (the released weights 70.92%, 89.93%); ResNet-18 without attention: 70.40%.
 
@@ -15,10 +15,10 @@ devices, larger batches keep them busy; the linear scaling rule then asks for (n
 
 import ml_collections
 
-from configs import default
+import eca_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = default.get_config()
+    config = eca_jax.default_config()
     config.model = "eca_resnet18"
     return config

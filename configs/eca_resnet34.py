@@ -1,6 +1,6 @@
 """ECA-ResNet-34 on ImageNet, the recipe of the ECA-Net paper.
 
-    python train.py --config=configs/eca_resnet34.py --workdir=runs/eca_resnet34 --config.data_dir=DIR
+    eca-jax train eca_resnet34 --workdir=runs/eca_resnet34 --config.data_dir=DIR
 
 The paper reports 74.21% top-1, 91.83% top-5; ResNet-34 without attention: 73.31%.
 
@@ -15,10 +15,10 @@ devices, larger batches keep them busy; the linear scaling rule then asks for (n
 
 import ml_collections
 
-from configs import default
+import eca_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = default.get_config()
+    config = eca_jax.default_config()
     config.model = "eca_resnet34"
     return config

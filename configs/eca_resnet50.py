@@ -1,6 +1,6 @@
 """ECA-ResNet-50 on ImageNet, the recipe of the ECA-Net paper.
 
-    python train.py --config=configs/eca_resnet50.py --workdir=runs/eca_resnet50 --config.data_dir=DIR
+    eca-jax train eca_resnet50 --workdir=runs/eca_resnet50 --config.data_dir=DIR
 
 The paper reports 77.48% top-1, 93.68% top-5 (the released weights 77.42%, 93.62%); ResNet-50 without attention: 75.20%.
 
@@ -15,10 +15,10 @@ devices, larger batches keep them busy; the linear scaling rule then asks for (n
 
 import ml_collections
 
-from configs import default
+import eca_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = default.get_config()
+    config = eca_jax.default_config()
     config.model = "eca_resnet50"
     return config

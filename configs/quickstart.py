@@ -1,6 +1,6 @@
 """A small ECA-ResNet learns 1,437 real handwritten digits (scikit-learn's) and is tested on 360 others.
 
-    python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+    eca-jax train quickstart --workdir=runs/quickstart
 
 The same program that trains on ImageNet, on data that needs no download. The network is ECA-ResNet-18 with one block a
 stage instead of two. On two CPU cores: 2 min 23 s, best validation top-1 98.61%.
@@ -8,11 +8,11 @@ stage instead of two. On two CPU cores: 2 min 23 s, best validation top-1 98.61%
 
 import ml_collections
 
-from configs import default
+import eca_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = default.get_config()
+    config = eca_jax.default_config()
     config.model = "eca_resnet18"
     config.model_overrides.small_images = True
     config.model_overrides.stage_sizes = (1, 1, 1, 1)

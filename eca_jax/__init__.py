@@ -10,6 +10,7 @@ _HOMES = {
     "Predictor": "eca_jax.inference.predictor",
     "convert": None,
     "create_model": "eca_jax.models",
+    "default_config": "eca_jax.config",
     "eca_kernel_size": "eca_jax.layers",
     "layers": None,
     "list_models": "eca_jax.models",

@@ -1,6 +1,6 @@
 """One mesh, and the two ways that arrays lie on it: split by examples, or whole on every device."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -8,6 +8,18 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
+
+
+class Shard(NamedTuple):
+    """A process's part of something: number `index` of `count`."""
+
+    index: int = 0
+    count: int = 1
+
+
+def own_shard() -> Shard:
+    """This process among those of the run."""
+    return Shard(jax.process_index(), jax.process_count())
 
 
 def data_mesh(devices: Any = None) -> Mesh:
@@ -52,3 +64,8 @@ def gathered(values: np.ndarray) -> np.ndarray:
         return values[None]
     raw = multihost_utils.process_allgather(np.frombuffer(values.tobytes(), np.uint8))
     return np.asarray(raw).view(values.dtype).reshape(-1, *values.shape)
+
+
+def placed(tree: Any, sharding: NamedSharding) -> Any:
+    """Abstract arrays (or arrays) as abstract arrays that lie on devices as `sharding` says."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)

@@ -1,33 +1,33 @@
 """The programs that the benchmarks compile or run: the real training step, and images to logits."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from eca_jax.models.inputs import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, on_pixels
+from eca_jax.config import default_config
+from eca_jax.models.inputs import Preprocessing, on_pixels
+from eca_jax.tasks.classification import Classification
 from eca_jax.training.program import Program, build
+from eca_jax.weights.card import Card
 
 
 def training(model: nn.Module, mesh: Mesh, batch_size: int, image_size: int) -> Program:
-    """The program that `train.py` would run with the paper's SGD; `batch_size` counts all devices."""
-    config = {
-        "batch_size": batch_size,
-        "image_size": image_size,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "seed": 0,
-        "learning_rate": 0.1,
-        "num_epochs": 100,
-        "schedule": {"name": "step"},
-        "optimizer": {"momentum": 0.9, "weight_decay": 1e-4},
-        "label_smoothing": 0.0,
-        "ema_decay": 0.0,
-    }
-    return build(config, mesh, steps_per_epoch=1000, model=model)
+    """The program that `train` would run with the paper's SGD; `batch_size` counts all devices."""
+    config = default_config()
+    config.batch_size = batch_size
+    preprocessing = dataclasses.replace(Preprocessing(), image_size=image_size)
+    card = Card(type(model).__name__, {"num_classes": model.num_classes}, preprocessing)
+    task = Classification(model, card, batch_size, _no_data)
+    return build(task, config, mesh, steps_per_epoch=1000)
+
+
+def _no_data() -> NoReturn:
+    raise ValueError("a benchmark's task has no data")
 
 
 def inference(model: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:

@@ -7,8 +7,10 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from eca_jax.models.registry import preprocessing
+from eca_jax.models import Preprocessing, preprocessing
+from eca_jax.weights.card import Card
 from eca_jax.weights.load import Weights, read_weights
+from eca_jax.weights.store import save_directory
 from eca_jax.weights.torch import release
 from eca_jax.weights.torch.files import is_weights_file, write_state_dict
 from eca_jax.weights.torch.names import COUNTS, SCHEMES
@@ -94,17 +96,11 @@ def _write_torch(args: argparse.Namespace, weights: Weights) -> None:
 
 
 def _write_directory(path: Path, weights: Weights) -> None:
-    from eca_jax.training.checkpoints import save_variables
-
     variables = {name: tree for name, tree in weights.variables.items() if name != COUNTS}
-    options = dict(weights.model.options)
-    meta = {
-        "model": weights.model.name,
-        "num_classes": options.pop("num_classes"),
-        "overrides": options,
-        "preprocessing": weights.meta.get("preprocessing") or preprocessing(weights.model.name).to_json(),
-    }
-    save_variables(path, variables, meta | _counts(weights.variables))
+    stored = weights.meta.get("preprocessing")
+    how = Preprocessing.from_json(stored) if stored else preprocessing(weights.model.name)
+    card = Card(weights.model.name, weights.model.options, how, weights.meta.get("class_names"))
+    save_directory(path, variables, card, _counts(weights.variables))
 
 
 def run_verify(args: argparse.Namespace) -> int:

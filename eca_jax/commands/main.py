@@ -9,6 +9,8 @@ import sys
 # more packages than others; its `add_parsers(subparsers)` adds its commands, and each parser sets `run`, a function
 # of the parsed arguments that returns the exit status.
 COMMANDS = (
+    ("train", "trains a recipe, or goes on where its workdir's newest checkpoint left off", "eca_jax.commands.train"),
+    ("plan", "compiles a recipe's training step for a TPU slice, without one", "eca_jax.commands.train"),
     ("list", "names of the models", "eca_jax.commands.list"),
     ("info", "parameters and multiply-adds of a model", "eca_jax.commands.info"),
     ("convert", "weights from PyTorch to Flax, or back", "eca_jax.commands.convert"),
@@ -24,6 +26,10 @@ COMMANDS = (
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] in (["train"], ["plan"]):  # whose recipes have keys of their own
+        from eca_jax.commands import train
+
+        return train.main(argv)
     parser = argparse.ArgumentParser(prog="python -m eca_jax", description="ECA-Net in JAX/Flax.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     try:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from eca_jax.compilation_cache import use_compilation_cache
 from eca_jax.inference.predictor import BATCH_SIZES, Loaded, Prediction, Predictor, load_for_inference
+from eca_jax.weights.card import Card
 
 
 def add_parsers(subparsers: argparse._SubParsersAction) -> None:
@@ -150,18 +151,19 @@ def _fields(prediction: Prediction) -> dict[str, Any]:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     from eca_jax.data import load_source
-    from eca_jax.inference.evaluate import evaluate
+    from eca_jax.tasks.classification import Classification
+    from eca_jax.training.evaluate import evaluate_weights
 
     source = load_source(args.data, args.data_dir)
     loaded = _load(args)
-    if loaded.model.num_classes < source.num_classes:
-        raise ValueError(f"{args.data} has {source.num_classes} classes, these weights have {loaded.model.num_classes}")
-    means = evaluate(loaded.model, loaded.variables, source, loaded.preparation, batch_size=args.batch_size)
+    card = Card(loaded.name, {"num_classes": loaded.model.num_classes}, loaded.preparation)
+    task = Classification(loaded.model, card, args.batch_size, lambda: source)
+    metrics = evaluate_weights(task, loaded.variables, args.batch_size)
     if args.json:
-        print(json.dumps({"model": loaded.name, "data": args.data, **means}))
+        print(json.dumps({"model": loaded.name, "data": args.data, **metrics}))
     else:
-        print(f"{loaded.name}: top-1 {means['top1']:.2%}, top-5 {means['top5']:.2%}, loss {means['loss']:.4f}")
-        print(f"on {means['count']} images of {args.data}")
+        print(f"{loaded.name}: {task.describe(metrics)}")
+        print(f"on {metrics['count']} images of {args.data}")
     return 0
 
 

@@ -2,6 +2,6 @@
 
 from eca_jax.models import byobnet, mobilenet_v2, nfnet, resnet, timm_resnet, vovnet  # noqa: F401
 from eca_jax.models.inputs import Preprocessing
-from eca_jax.models.registry import create_model, list_models, preprocessing
+from eca_jax.models.registry import accepts, create_model, list_models, preprocessing
 
-__all__ = ["Preprocessing", "create_model", "list_models", "preprocessing"]
+__all__ = ["Preprocessing", "accepts", "create_model", "list_models", "preprocessing"]

@@ -79,12 +79,21 @@ def create_model(name: str, *, num_classes: int = 1000, dtype: Any = jnp.float32
     Raises:
       ValueError: unknown name (suggests the nearest), or an override that the model does not have.
     """
-    build = entry(name).build
-    module = getattr(build, "func", build)
-    known = {field.name for field in dataclasses.fields(module) if field.init} - {"parent", "name"}
+    build, known = entry(name).build, _options(name)
     for key in overrides:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
             raise ValueError(f"{name} has no option {key!r}: {hint}")
     return build(num_classes=num_classes, dtype=dtype, **overrides)
+
+
+def accepts(name: str, option: str) -> bool:
+    """Whether `create_model(name, ...)` takes an option. Raises ValueError for an unknown name."""
+    return option in _options(name)
+
+
+def _options(name: str) -> set[str]:
+    build = entry(name).build
+    module = getattr(build, "func", build)
+    return {field.name for field in dataclasses.fields(module) if field.init} - {"parent", "name"}

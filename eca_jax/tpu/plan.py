@@ -1,22 +1,31 @@
-"""`train.py --dry_run=TOPOLOGY`: the config's real training step, compiled for a TPU slice on a machine without one."""
+"""The plan of a run: a recipe's real training step, compiled for a TPU slice on a machine without one."""
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from eca_jax.tasks.task import Task, create_task
 from eca_jax.tpu import estimate as tpu
 from eca_jax.training.program import build
 
-# So that ImageNet need not be here for a dry run.
-IMAGENET_TRAIN_EXAMPLES = 1_281_167
 LAYERS_SHOWN = 15
 
 
-def plan(config: Mapping[str, Any], topology: str, num_examples: int) -> dict[str, Any]:
-    """What training by `config` (see configs/default.py) on the slice `topology` takes, as plain data.
+def of_recipe(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
+    """`plan` of a recipe (see `eca_jax.default_config`). Nothing runs: a GPU or TPU of this host is left alone.
+
+    The data are opened only where the task does not know its number of examples without them. Errors as `plan`.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    tpu.parse_topology(topology)  # before the data set is looked at
+    task = create_task(config)
+    return plan(task, config, topology, task.nominal_examples or task.train_examples)
+
+
+def plan(task: Task, config: Mapping[str, Any], topology: str, num_examples: int) -> dict[str, Any]:
+    """What training a task by a recipe on the slice `topology` takes, as plain data.
 
     Args:
       num_examples: of the training set, for the length of an epoch.
@@ -28,12 +37,12 @@ def plan(config: Mapping[str, Any], topology: str, num_examples: int) -> dict[st
     slice_ = tpu.tpu_slice(topology)
     batch_size = config["batch_size"]
     steps_per_epoch = max(num_examples // batch_size, 1)
-    program = build(config, slice_.mesh(), steps_per_epoch)
+    program = build(task, config, slice_.mesh(), steps_per_epoch)
     start = time.monotonic()
     _, estimate = tpu.compile_for(slice_, program.train_step, program.state, program.batch)
     compile_seconds = time.monotonic() - start
     return {
-        "model": config["model"],
+        "model": task.name,
         "topology": slice_.name,
         "chips": slice_.chips,
         "devices": len(slice_.devices),
@@ -93,22 +102,6 @@ def describe(plan: Mapping[str, Any]) -> str:
     if plan["unestimated"]:
         lines.append(f"Without an estimate: {', '.join(plan['unestimated'])}")
     return "\n".join(lines)
-
-
-def run(config: Mapping[str, Any], topology: str, as_json: bool) -> None:
-    """Prints the plan of `config` on `topology`. Errors as `plan` raises them."""
-    jax.config.update("jax_platforms", "cpu")  # nothing runs here: leave a GPU or TPU of this host alone
-    tpu.parse_topology(topology)  # before the data set is looked at
-    result = plan(config, topology, _num_examples(config))
-    print(json.dumps(result, indent=2) if as_json else describe(result))
-
-
-def _num_examples(config: Mapping[str, Any]) -> int:
-    if config["dataset"] == "imagenet2012":
-        return IMAGENET_TRAIN_EXAMPLES
-    from eca_jax.data import load_source
-
-    return load_source(config["dataset"], config["data_dir"]).num_examples("train")
 
 
 def _gib(size: int) -> str:

@@ -1,66 +1,67 @@
-"""Evaluating weights on a whole split."""
+"""Evaluating weights on a whole split, for any task."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Sharding
+from jax.sharding import Mesh
 
-from eca_jax.data import eval_batches, prefetch_to_device
-from eca_jax.data.sources import Source
-from eca_jax.training.metrics import Sums
+from eca_jax import sharding
+from eca_jax.data import prefetch_to_device
+from eca_jax.tasks.task import Task, Variables
 from eca_jax.training.runtime.interrupt import Interrupt
-from eca_jax.training.state import Variables
 
 
-def evaluate_variables(
-    eval_step: Callable[..., dict[str, jax.Array]],
+def evaluate(
+    task: Task,
+    outputs: Callable[..., Mapping[str, jax.Array]],
     variables: Variables,
-    source: Source,
+    mesh: Mesh,
     *,
-    sharding: Sharding,
-    batch_size: int,
-    image_size: int,
-    resize_size: int,
-    interpolation: str,
+    split: str = "validation",
     interrupt: Interrupt | None = None,
 ) -> dict[str, Any] | None:
-    """Means of loss, top-1 and top-5 over the whole validation split, every example once; None if interrupted.
+    """The task's metrics over a whole split, every example once, over all processes; None if interrupted.
 
     Args:
-      eval_step: jitted (variables, batch) -> sums, see `eca_jax.training.step.make_eval_step`.
-      sharding: of the batches.
-      batch_size: over all devices of all processes.
-      image_size, resize_size, interpolation: see `eca_jax.models.Preprocessing`.
+      outputs: jitted (variables, batch) -> what the task's meter needs, see `eca_jax.training.program.make_outputs`.
+      variables: on every device of `mesh`.
     """
-    batches = eval_batches(
-        source,
-        "validation",
-        batch_size=batch_size,
-        image_size=image_size,
-        resize_size=resize_size,
-        interpolation=interpolation,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    total = Sums()
-    previous = None
-    for batch in prefetch_to_device(batches, sharding):
-        sums = eval_step(variables, batch)
+    meter, previous = task.meter(), None
+
+    def add(results: Mapping[str, jax.Array]) -> None:
+        meter.add({name: sharding.own_rows(array) for name, array in results.items()})
+
+    for batch in prefetch_to_device(task.eval_batches(split, sharding.own_shard()), sharding.split(mesh)):
+        results = outputs(variables, batch)
         if previous is not None:  # read one behind, while the device works on the next
-            total.add(jax.device_get(previous))
-        previous = sums
+            add(previous)
+        previous = results
         if interrupt is not None and interrupt.now():
             return None
     if previous is not None:
-        total.add(jax.device_get(previous))
-    return total.means()
+        add(previous)
+    return meter.result()
 
 
-def describe(split: str, means: Mapping[str, Any]) -> str:
-    """validation top-1 98.61%, top-5 100.00%, loss 0.0512 on 360 images."""
-    name = split.replace("_ema", " (averaged weights)")
-    return (
-        f"{name} top-1 {means['top1']:.2%}, top-5 {means['top5']:.2%}, "
-        f"loss {means['loss']:.4f} on {means['count']} images"
-    )
+def evaluate_weights(task: Task, variables: Variables, batch_size: int) -> dict[str, Any]:
+    """`evaluate` of given weights over all devices, with a program of its own.
+
+    Args:
+      batch_size: of the task, over all devices.
+
+    Raises:
+      ValueError: `batch_size` does not divide over the devices, or the data cannot be used; one line.
+    """
+    mesh = sharding.data_mesh()
+    sharding.check_divides(batch_size, mesh)
+    placed = jax.device_put(variables, sharding.replicated(mesh))
+    metrics = evaluate(task, make_outputs(task, mesh), placed, mesh)
+    assert metrics is not None  # nothing interrupts it
+    return metrics
+
+
+def make_outputs(task: Task, mesh: Mesh) -> Callable[..., Mapping[str, jax.Array]]:
+    """`task.outputs`, jitted: weights on every device of the mesh, batches and results split over them."""
+    split = sharding.split(mesh)
+    return jax.jit(task.outputs, in_shardings=(sharding.replicated(mesh), split), out_shardings=split)

@@ -1,8 +1,8 @@
 """What a run writes about itself: `metrics.jsonl`, TensorBoard events and `curves.png`.
 
-`metrics.jsonl` is the record of the run: one JSON object a line with `step`, `epoch`, `split`, `loss`, `top1`,
-`top5` and `count`. A resumed run cuts it back to the step it resumes from, so the file of an interrupted run
-ends up equal to that of an uninterrupted one.
+`metrics.jsonl` is the record of the run: one JSON object a line with `step`, `epoch`, `split`, `loss`, `count` and the
+task's other metrics. A resumed run cuts it back to the step it resumes from, so the file of an interrupted run ends
+up equal to that of an uninterrupted one.
 """
 
 import io
@@ -11,29 +11,28 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from eca_jax.files import write_whole, writing
 
 METRICS_FILE = "metrics.jsonl"
-SUM_KEYS = ("loss", "top1", "top5", "count")
 
 
-class Sums:
-    """Sums of metrics over examples, in float64 on the host; their means are the metrics."""
+class Window:
+    """Sums of a task's metrics over some steps, in float64 on the host; their means over "count" are the metrics."""
 
     def __init__(self, values: Mapping[str, float] | None = None):
-        self.values = {key: float((values or {}).get(key, 0)) for key in SUM_KEYS}
+        self.values = dict(values or {})
 
-    def add(self, sums: Mapping[str, Any]) -> None:
-        for key in SUM_KEYS:
-            self.values[key] += float(sums[key])
+    def add(self, sums: Mapping[str, float]) -> None:
+        for key, value in sums.items():
+            self.values[key] = self.values.get(key, 0.0) + float(value)
 
     def means(self) -> dict[str, float | int]:
-        """{"loss", "top1", "top5"} as means over "count" examples (0 examples: means of 0)."""
+        """Every metric as a mean over "count" examples (0 examples: means of 0)."""
         count = self.values["count"]
-        return {k: self.values[k] / max(count, 1.0) for k in SUM_KEYS[:-1]} | {"count": int(count)}
+        means = {key: value / max(count, 1.0) for key, value in self.values.items() if key != "count"}
+        return means | {"count": int(count)}
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
@@ -44,14 +43,14 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def best_evaluation(lines: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The validation line of highest top-1 (the earliest of equals), or None before the first evaluation.
+def best_evaluation(lines: Iterable[Mapping[str, Any]], metric: str) -> Mapping[str, Any] | None:
+    """The validation line of highest `metric` (the earliest of equals), or None before the first evaluation.
 
     A run that keeps a moving average of its weights is judged by the average's lines ("validation_ema").
     """
     lines = [line for line in lines if line["split"].startswith("validation")]
     averaged = [line for line in lines if line["split"] == "validation_ema"]
-    return max(averaged or lines, key=lambda line: (line["top1"], -line["step"]), default=None)
+    return max(averaged or lines, key=lambda line: (line[metric], -line["step"]), default=None)
 
 
 class MetricsWriter:
@@ -86,29 +85,28 @@ class MetricsWriter:
             self._tensorboard.close()
 
 
-def plot_curves(workdir: str | os.PathLike) -> epath.Path:
-    """Draws loss and accuracy over epochs from metrics.jsonl into `curves.png`; returns its path."""
+def plot_curves(workdir: str | os.PathLike, metric: str) -> epath.Path:
+    """Draws the loss and one metric over epochs from metrics.jsonl into `curves.png`; returns its path."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     lines = read_metrics(workdir)
-    figure, (loss_axes, accuracy_axes) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for split in dict.fromkeys(line["split"] for line in lines):
         chosen = [line for line in lines if line["split"] == split]
         epochs = [line["epoch"] for line in chosen]
-        marker = "" if split == "train" else "."
-        label = split.replace("_", " ")
-        loss_axes.plot(epochs, [line["loss"] for line in chosen], marker=marker, label=label)
-        accuracy = np.asarray([line["top1"] for line in chosen]) * 100
-        accuracy_axes.plot(epochs, accuracy, marker=marker, label=f"{label} top-1")
-    loss_axes.set(xlabel="epoch", ylabel="loss", yscale="log")
-    accuracy_axes.set(xlabel="epoch", ylabel="accuracy (%)")
-    for axes in (loss_axes, accuracy_axes):
-        axes.grid(alpha=0.3)
-        if lines:
-            axes.legend()
+        for name, panel in zip(("loss", metric), axes, strict=True):
+            if all(name in line for line in chosen):
+                values = [line[name] for line in chosen]
+                panel.plot(epochs, values, marker="" if split == "train" else ".", label=split.replace("_", " "))
+    axes[0].set(xlabel="epoch", ylabel="loss", yscale="log")
+    axes[1].set(xlabel="epoch", ylabel=metric)
+    for panel in axes:
+        panel.grid(alpha=0.3)
+        if panel.lines:
+            panel.legend()
     image = io.BytesIO()
     figure.savefig(image, dpi=120, format="png")
     plt.close(figure)

@@ -13,18 +13,19 @@ class TrainState(struct.PyTreeNode):
 
     Attributes:
       step: int32 scalar, the number of updates done.
-      params, batch_stats: the model's variables, float32.
+      params: the model's parameters, float32.
+      collections: its other variables, {"batch_stats": ...} or {}.
       opt_state: the optimizer's state.
-      ema: {"params", "batch_stats"}, an exponential moving average of the variables, or None.
+      ema: an exponential moving average of the variables, or None.
     """
 
     step: jax.Array
     params: Variables
-    batch_stats: Variables
+    collections: dict[str, Variables]
     opt_state: Any
     ema: Variables | None = None
 
     @property
     def variables(self) -> Variables:
         """What `model.apply` takes: {"params": ..., "batch_stats": ...}."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        return {"params": self.params, **self.collections}

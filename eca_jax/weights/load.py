@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from eca_jax.models.registry import create_model
+from eca_jax.weights import store
 from eca_jax.weights.torch.files import read_state_dict
 from eca_jax.weights.torch.names import COUNTS
 from eca_jax.weights.torch.state_dict import Resolved, from_torch_resolved, resolve_variables, without_classifier
@@ -96,9 +97,8 @@ def _read_directory(
     ema: bool,
     overrides: Mapping[str, Any],
 ) -> Weights:
-    from eca_jax.training.checkpoints import load_variables  # Orbax takes seconds to import
-
-    variables, meta = load_variables(path, step, ema)
+    found = store.read(path, step, ema)
+    variables, meta = found.variables, {**found.content, **({} if found.step is None else {"step": found.step})}
     if name and meta.get("model") not in (None, name):
         raise ValueError(f"{path} holds {meta['model']}, not {name}")
     name = _name(name, meta.get("model"), path)

@@ -6,7 +6,9 @@ from small_network import OPTIONS, PREPROCESSING, random_variables
 
 import eca_jax
 from eca_jax.inference.predictor import load_for_inference
-from eca_jax.training.checkpoints import save_variables
+from eca_jax.models import Preprocessing
+from eca_jax.weights.card import Card
+from eca_jax.weights.store import save_directory
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,8 +34,8 @@ def variables(model):
 @pytest.fixture(scope="session")
 def weights(variables, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "w"
-    meta = {"model": "eca_resnet18", "num_classes": 4, "overrides": OPTIONS, "preprocessing": PREPROCESSING}
-    save_variables(path, variables, meta)
+    card = Card("eca_resnet18", {"num_classes": 4, **OPTIONS}, Preprocessing.from_json(PREPROCESSING))
+    save_directory(path, variables, card)
     return path
 
 

@@ -1,19 +1,20 @@
-"""`train.py --dry_run`: what it refuses."""
+"""Plans: what they say, and what they refuse."""
 
-import sys
-from pathlib import Path
+import json
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # configs/ and train.py lie beside the package
-from configs import default
-from eca_jax.tpu import plan as dry_run
+import eca_jax
+from eca_jax.commands.main import main
+from eca_jax.tpu import plan
+
+SMALL = ["--config.image_size=32", "--config.batch_size=32", "--config.bn_group_size=8", "--config.num_classes=10"]
+SMALL += ["--config.model_overrides.stage_sizes=(1,1,0,0)", "--config.dtype=bfloat16"]
 
 
 def config(**changes):
-    values = default.get_config()
-    with values.unlocked():
-        values.update({"image_size": 32, "num_classes": 10, "batch_size": 32, "bn_group_size": 8, **changes})
+    values = eca_jax.default_config()
+    values.update({"image_size": 32, "num_classes": 10, "batch_size": 32, "bn_group_size": 8, **changes})
     return values
 
 
@@ -21,10 +22,24 @@ def config(**changes):
     ("topology", "changes", "message"),
     [
         ("v9:2x2", {}, "unknown TPU topology 'v9:2x2'; known: v5e"),
-        ("v5e:2x4", {"batch_size": 36}, "batch_size=36 does not divide"),
+        ("v5e:2x4", {"batch_size": 36, "bn_group_size": 0}, "batch_size=36 does not divide"),
+        ("v5e:2x4", {"batch_size": 36}, "bn_group_size=8 does not divide batch_size=36"),
     ],
 )
 def test_what_cannot_be_planned_is_a_one_line_error(topology, changes, message):
     with pytest.raises(ValueError, match=message) as error:
-        dry_run.run(config(**changes), topology, as_json=False)
+        plan.of_recipe(config(**changes), topology)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_recipe_is_planned_without_data(capsys):
+    """ImageNet's number of images is known; with groups of one chip the step needs no more than a few all-reduces."""
+    assert main(["plan", "eca_resnet18", "v5e:2x2", "--json", *SMALL]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["topology"], found["chips"]) == ("eca_resnet18", "v5e:2x2", 4)
+    assert (found["num_examples"], found["num_epochs"], found["batch_per_chip"]) == (1_281_167, 100, 8)
+    assert found["fits"] and found["estimated_cycles"] > 0 and 0 < found["all_reduces"] <= 4
+    assert found["checkpoint_bytes"] > 8 * found["parameters"]  # the parameters and SGD's momentum
+    words = plan.describe(found)
+    assert "eca_resnet18 on v5e:2x2: 4 chips" in words and "fits" in words and "The compiler's estimate" in words

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # for `configs`
 
 TINY = Path(__file__).with_name("tiny.py")
 CLASSES = 3

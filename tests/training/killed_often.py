@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 from eca_jax.data.runtime import tensorflow
-from eca_jax.training import checkpoints as checkpoint
 from eca_jax.training import loop
 from eca_jax.training.metrics import read_metrics
+from eca_jax.weights import store
 
 EPOCH_STEPS = 6
 
@@ -50,7 +50,7 @@ def attempt(config, workdir):
 
 def phase(workdir):
     """What a run is at: "evaluation", which the save of the same step may overlap; "save"; or else "step"."""
-    found = [entry.name for entry in (workdir / checkpoint.CHECKPOINTS).iterdir()]
+    found = [entry.name for entry in (workdir / store.CHECKPOINTS).iterdir()]
     lines = read_metrics(workdir)
     step = lines[-1]["step"] if lines else 0
     if (
@@ -84,7 +84,7 @@ def main():
         os.kill(process, signal.SIGKILL)
         ended = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         assert ended == -signal.SIGKILL, f"the run ended after {len(log)} kills"
-        log.append([phase(workdir), max(checkpoint.checkpoint_steps(workdir), default=0)])
+        log.append([phase(workdir), max(store.checkpoint_steps(workdir), default=0)])
     process, _ = attempt(config, workdir)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     print(json.dumps(log))

@@ -10,13 +10,14 @@ import numpy as np
 
 from eca_jax.kernels.lowering import compile_for
 from eca_jax.sharding import data_mesh
+from eca_jax.tasks.task import create_task
 from eca_jax.training.program import build
 
 STEPS = 4
 
 
 def losses(config, devices):
-    program = build(config, data_mesh(devices), steps_per_epoch=6)
+    program = build(create_task(config), config, data_mesh(devices), steps_per_epoch=6)
     state = program.init()
     rng = np.random.default_rng(0)
     found = []
@@ -37,7 +38,7 @@ def communication(config):
 
     A chain is all-reduces that each need the result of the one before.
     """
-    program = build(config, data_mesh(), steps_per_epoch=6)
+    program = build(create_task(config), config, data_mesh(), steps_per_epoch=6)
     # In the forms of accelerators, which hosts with several devices have: Winograd's kernel gradient, a CPU's form, is
     # summed over the devices before it is transformed back, as 16 numbers for 9.
     with compile_for("tpu"):
@@ -70,10 +71,10 @@ def main():
             "eight": losses(config, jax.devices()),
             **communication(config),
         }
-    state = build(config, data_mesh(), steps_per_epoch=6).state
+    state = build(create_task(config), config, data_mesh(), steps_per_epoch=6).state
     found["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    found["statistics"] = sum(leaf.size for leaf in jax.tree.leaves(state.batch_stats))
-    found["norms"] = len(jax.tree.leaves(state.batch_stats)) // 2
+    found["statistics"] = sum(leaf.size for leaf in jax.tree.leaves(state.collections))
+    found["norms"] = len(jax.tree.leaves(state.collections)) // 2
     print(json.dumps(found))
 
 

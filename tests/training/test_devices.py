@@ -13,6 +13,7 @@ from jax.experimental import topologies
 from jax.experimental.mesh_utils import create_hybrid_device_mesh
 
 from eca_jax.sharding import data_mesh
+from eca_jax.tasks.task import create_task
 from eca_jax.training.program import build
 
 HERE = Path(__file__).parent
@@ -73,9 +74,9 @@ def test_slices_lie_one_after_the_other_and_each_process_holds_consecutive_rows(
 def test_what_cannot_be_built_is_named(config, changes, message):
     config.update(changes)
     with pytest.raises(ValueError, match=message):
-        build(config, data_mesh(), steps_per_epoch=6)
+        build(create_task(config), config, data_mesh(), steps_per_epoch=6)
 
 
 def test_a_batch_no_larger_than_the_group_is_one_group(config):
     config.bn_group_size = 64
-    assert build(config, data_mesh(), steps_per_epoch=6).model.bn_group_size is None
+    assert create_task(config).model.bn_group_size is None

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from eca_jax.training.checkpoints import checkpoint_steps, load_optimizer, load_variables
 from eca_jax.training.metrics import read_metrics
+from eca_jax.weights.store import checkpoint_steps, read, read_optimizer
 
 pytestmark = pytest.mark.slow
 KILLS = 20
@@ -34,12 +34,12 @@ def test_twenty_kills_leave_no_trace(command, tree, tiny, tmp_path):
     assert recorded(tmp_path / "killed") == recorded(tmp_path / "whole")
     last = checkpoint_steps(tmp_path / "whole")[-1]
     assert checkpoint_steps(tmp_path / "killed") == checkpoint_steps(tmp_path / "whole")
-    for load in (lambda w: load_variables(w, last, ema=False)[0], lambda w: load_variables(w, last)[0], optimizer):
+    for load in (lambda w: read(w, last, ema=False).variables, lambda w: read(w, last).variables, optimizer):
         assert as_bytes(load(tmp_path / "killed")) == as_bytes(load(tmp_path / "whole"))
 
 
 def optimizer(workdir):
-    return load_optimizer(workdir, checkpoint_steps(workdir)[-1])
+    return read_optimizer(workdir, checkpoint_steps(workdir)[-1])
 
 
 def recorded(workdir):

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eca_jax.training.checkpoints import checkpoint_steps, load_variables
 from eca_jax.training.metrics import read_metrics
 from eca_jax.training.runtime import distributed
 from eca_jax.training.runtime.supervise import BAD_INPUT, FAILED, RESUME
+from eca_jax.weights.store import checkpoint_steps, read
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def after_lines(workdir, count, process):
 
 
 def parameters(workdir, step=STEPS):
-    leaves = load_variables(workdir, step)[0]["params"]
+    leaves = read(workdir, step).variables["params"]
     return {f"{a}/{b}": np.asarray(leaf) for a, layer in leaves.items() for b, leaf in flat(layer)}
 
 

@@ -7,11 +7,13 @@ import shutil
 import pytest
 from fake_bucket import open_bucket
 
-from eca_jax.training import checkpoints as checkpoint
+from eca_jax.tasks.task import create_task
 from eca_jax.training.loop import train
 from eca_jax.training.metrics import read_metrics
 from eca_jax.training.runtime.distributed import verdict
 from eca_jax.training.runtime.supervise import BAD_INPUT
+from eca_jax.training.workdir import claim_workdir
+from eca_jax.weights.store import checkpoint_steps, read
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,8 @@ def refused(config, workdir):
         train(config, workdir)
     status, message = verdict(error.value)
     assert status == BAD_INPUT and "\n" not in message
-    assert checkpoint.checkpoint_steps(workdir)[-1] == 6
-    checkpoint.load_variables(workdir, 6)
+    assert checkpoint_steps(workdir)[-1] == 6
+    read(workdir, 6)
     return message
 
 
@@ -56,12 +58,13 @@ def test_a_disk_without_room(config, workdir, request):
 
 
 def test_no_permission(config, tmp_path):
+    card = create_task(config).card
     tmp_path.chmod(0o500)
     if os.geteuid() == 0:  # whom no permission stops
         os.seteuid(65534)
     try:
         with pytest.raises(OSError, match=rf"cannot write {tmp_path}/run: .*Permission denied"):
-            checkpoint.claim_workdir(tmp_path / "run", config)
+            claim_workdir(tmp_path / "run", config, card)
     finally:
         os.seteuid(os.getuid())
 
@@ -87,5 +90,5 @@ def test_a_bucket_holds_a_run_and_keeps_its_last_checkpoint_when_it_fails(config
         assert message.startswith(f"cannot write {workdir}/checkpoints: ") and "the checkpoint of step 6" in message
         bucket.capacity = float("inf")
         assert train(config, workdir)["step"] in (6, 12)
-        assert checkpoint.checkpoint_steps(workdir)[-1] == 12
+        assert checkpoint_steps(workdir)[-1] == 12
         assert [line["step"] for line in read_metrics(workdir) if line["split"] == "validation"] == [6, 12]

@@ -9,10 +9,11 @@ import time
 import numpy as np
 import pytest
 
-from eca_jax.training.checkpoints import best_step, checkpoint_steps, load_variables
 from eca_jax.training.loop import train
 from eca_jax.training.metrics import read_metrics
 from eca_jax.training.runtime.supervise import RESUME
+from eca_jax.weights import store
+from eca_jax.weights.store import checkpoint_steps, read
 
 pytestmark = pytest.mark.slow
 STEPS = 24  # of the tiny recipe: 4 epochs of 6
@@ -27,6 +28,10 @@ def whole(run, tmp_path_factory):
     return workdir, finished.stdout
 
 
+def best_step(workdir):
+    return store.best_step(workdir, "top1")
+
+
 def recorded(workdir):
     """metrics.jsonl without the one thing that is a measurement of the machine."""
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in read_metrics(workdir)]
@@ -36,7 +41,7 @@ def assert_same_run(workdir, whole):
     assert recorded(workdir) == recorded(whole)
     assert best_step(workdir) == best_step(whole)
     for ema in (False, True):
-        ours, theirs = (load_variables(w, STEPS, ema=ema)[0] for w in (workdir, whole))
+        ours, theirs = (read(w, STEPS, ema=ema).variables for w in (workdir, whole))
         assert flat_bytes(ours) == flat_bytes(theirs)
 
 
@@ -138,5 +143,5 @@ def test_a_network_without_batch_statistics_goes_on(config, tmp_path):
         config.num_epochs = epochs
         train(config, tmp_path / workdir)
     assert recorded(tmp_path / "cut") == recorded(tmp_path / "whole")
-    cut, whole = (load_variables(tmp_path / workdir, 12)[0] for workdir in ("cut", "whole"))
+    cut, whole = (read(tmp_path / workdir, 12).variables for workdir in ("cut", "whole"))
     assert not cut.get("batch_stats") and flat_bytes(cut) == flat_bytes(whole)

@@ -7,10 +7,13 @@ import pytest
 import torch
 from flax import linen as nn
 
-from eca_jax.models.inputs import normalize
+from eca_jax.models.inputs import Preprocessing, normalize
+from eca_jax.tasks.classification import Accuracy, Classification, metric_sums
+from eca_jax.tasks.losses import cross_entropy
 from eca_jax.training.optimizer import make_optimizer, make_schedule
 from eca_jax.training.state import TrainState
-from eca_jax.training.step import cross_entropy, make_eval_step, make_train_step, metric_sums
+from eca_jax.training.step import make_train_step
+from eca_jax.weights.card import Card
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -28,9 +31,9 @@ class Network(nn.Module):
 
 def start(optimizer, ema=False):
     variables = Network().init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
-    params, batch_stats = variables["params"], variables["batch_stats"]
-    average = {"params": params, "batch_stats": batch_stats} if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average)
+    params, collections = variables["params"], {"batch_stats": variables["batch_stats"]}
+    average = {"params": params, **collections} if ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, collections, optimizer.init(params), average)
 
 
 def some_batch(seed=0, examples=6):
@@ -42,8 +45,14 @@ def some_batch(seed=0, examples=6):
     }
 
 
-def train_step(optimizer, **options):
-    return jax.jit(make_train_step(Network(), optimizer, mean=MEAN, std=STD, **{"seed": 0, **options}))
+def task(**options):
+    """Classification by the network above, without data."""
+    card = Card("network", {"num_classes": 7}, Preprocessing(image_size=4))
+    return Classification(Network(), card, batch_size=6, open_source=None, **options)
+
+
+def train_step(optimizer, seed=0, **options):
+    return jax.jit(make_train_step(task(), optimizer, seed=seed, **options))
 
 
 def assert_equal(a, b):
@@ -191,8 +200,19 @@ def test_the_average_follows_parameters_and_statistics():
 def test_evaluation_uses_running_statistics_and_plain_cross_entropy():
     optimizer = make_optimizer(lambda step: 0.1)
     state, batch = start(optimizer), some_batch()
-    sums = make_eval_step(Network(), mean=MEAN, std=STD)(state.variables, batch)
+    meter = task(label_smoothing=0.3).meter()
+    meter.add(jax.tree.map(np.asarray, task(label_smoothing=0.3).outputs(state.variables, batch)))
+    metrics = meter.result()
     logits = Network().apply(state.variables, normalize(batch["image"], MEAN, STD, jnp.float32))
     losses = torch.nn.functional.cross_entropy(torch.tensor(np.asarray(logits)), torch.tensor(batch["label"]).long())
-    np.testing.assert_allclose(sums["loss"] / 6, losses.item(), rtol=1e-5)
-    assert float(sums["top1"]) == np.sum(np.argmax(logits, 1) == batch["label"])
+    np.testing.assert_allclose(metrics["loss"], losses.item(), rtol=1e-5)
+    assert metrics["top1"] == np.mean(np.argmax(logits, 1) == batch["label"])
+    assert metrics["count"] == 6
+
+
+def test_a_meter_leaves_masked_examples_out():
+    meter = Accuracy()
+    for rank in (np.array([0, 4, 7]), np.array([0, 5, 0])):
+        mask = np.array([1, 1, 0], np.float32)
+        meter.add({"loss": np.array([1, 2, np.nan], np.float32), "rank": rank, "mask": mask})
+    assert meter.result() == {"loss": 1.5, "top1": 0.5, "top5": 0.75, "count": 4}

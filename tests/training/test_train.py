@@ -12,10 +12,11 @@ import pytest
 from data_fixtures import TRAIN_PER_CLASS, VALIDATION_EXAMPLES, WNIDS
 
 from eca_jax.sharding import data_mesh
-from eca_jax.training.checkpoints import checkpoint_steps, load_variables
+from eca_jax.tasks.task import create_task
 from eca_jax.training.loop import train
 from eca_jax.training.metrics import read_metrics
 from eca_jax.training.program import build
+from eca_jax.weights.store import checkpoint_steps, read
 
 RECIPES = {
     **{f"eca_resnet{depth}": (100, 256, 0.1, 30, 0.1, 1e-4, 64) for depth in (18, 34, 50, 101, 152)},
@@ -30,7 +31,8 @@ def test_a_recipe_is_the_papers(name):
     found = (config.num_epochs, config.batch_size, config.learning_rate, schedule.decay_epochs, schedule.decay_rate)
     assert (*found, optimizer.weight_decay, config.bn_group_size) == RECIPES[name]
     assert (config.model, optimizer.momentum, schedule.name) == (name, 0.9, "step")
-    assert (config.image_size, config.crop_pct, config.num_classes) == (224, 224 / 256, 1000)
+    how = create_task(config).preprocessing
+    assert (how.image_size, how.resize_size, how.interpolation, config.num_classes) == (224, 256, "bilinear", 1000)
     assert not optimizer.decay_kernels_only and not optimizer.nesterov and not config.label_smoothing
 
 
@@ -96,7 +98,7 @@ def test_an_error_of_the_run_is_one_line_and_status_2(run, tmp_path):
     ("changes", "message"),
     [
         ({"model": "eca_resnet17"}, "did you mean eca_resnet18"),
-        ({"num_classes": 2}, r"folder has 3 classes: add --config.num_classes=3"),
+        ({"num_classes": 2}, r"folder has 3 classes: set num_classes=3"),
         ({"batch_size": 49}, "49"),
         ({"num_epochs": 0}, "num_epochs must be at least 1"),
         ({"init_from": "/nowhere"}, "/nowhere"),
@@ -139,7 +141,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     kept = checkpoint_steps(tmp_path)[-1]
     assert f"the checkpoint of step {kept} in {tmp_path} is good" in str(error.value)
     assert kept == step - 1  # one was saved after every step before
-    for ours in jax.tree.leaves(load_variables(tmp_path, kept)[0]["params"]):
+    for ours in jax.tree.leaves(read(tmp_path, kept).variables["params"]):
         assert np.isfinite(ours).all()
 
 
@@ -149,7 +151,7 @@ def test_a_fine_tuned_model_starts_from_the_weights_given(config, tmp_path, caps
     config.update({"init_from": str(tmp_path / "first"), "num_classes": 4, "learning_rate": 0.0, "ema_decay": 0.0})
     train(config, tmp_path / "second")
     assert "new classifier (params/fc/bias, params/fc/kernel) for 4 classes" in capsys.readouterr().out
-    first, second = (load_variables(tmp_path / name)[0]["params"] for name in ("first", "second"))
+    first, second = (read(tmp_path / name).variables["params"] for name in ("first", "second"))
     assert first.pop("fc")["kernel"].shape[1] + 1 == second.pop("fc")["kernel"].shape[1]
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
@@ -162,5 +164,6 @@ def test_a_profile_is_written_on_request(config, tmp_path):
 
 def test_a_program_is_built_from_any_mapping():
     config = runpy.run_path("configs/quickstart.py")["get_config"]()
-    program = build(json.loads(json.dumps(config.to_dict())), data_mesh(), steps_per_epoch=22)
-    assert program.batch["image"].shape == (config.batch_size, config.image_size, config.image_size, 3)
+    config = json.loads(json.dumps(config.to_dict()))
+    program = build(create_task(config), config, data_mesh(), steps_per_epoch=22)
+    assert program.batch["image"].shape == (32, 24, 24, 3)

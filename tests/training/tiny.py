@@ -1,10 +1,10 @@
 """Two narrow stages of an ECA-ResNet on 16-pixel images of a folder tree: 6 steps an epoch, milliseconds a step."""
 
-from configs import default
+import eca_jax
 
 
 def get_config():
-    config = default.get_config()
+    config = eca_jax.default_config()
     config.model = "eca_resnet18"
     config.model_overrides.stage_sizes = (1, 1, 0, 0)
     config.model_overrides.small_images = True

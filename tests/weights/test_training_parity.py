@@ -17,10 +17,12 @@ from originals import to_nchw
 
 import eca_jax
 from eca_jax.convert import from_torch, to_torch
-from eca_jax.models.inputs import IMAGENET_MEAN, IMAGENET_STD, normalize
+from eca_jax.models.inputs import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, normalize
+from eca_jax.tasks.classification import Classification
 from eca_jax.training.optimizer import make_optimizer
 from eca_jax.training.state import TrainState
 from eca_jax.training.step import make_train_step
+from eca_jax.weights.card import Card
 from eca_jax.weights.torch.verify import original
 
 STEPS, BATCH, SIZE, CLASSES = 20, 16, 64, 10
@@ -62,10 +64,12 @@ def starting_module(name: str) -> torch.nn.Module:
 def train_here(state_dict: dict[str, torch.Tensor], name: str) -> tuple[list[float], dict[str, np.ndarray]]:
     optimizer = make_optimizer(lambda step: LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     model = eca_jax.create_model(name, num_classes=CLASSES)
-    step = jax.jit(make_train_step(model, optimizer, mean=IMAGENET_MEAN, std=IMAGENET_STD, seed=0))
+    card = Card(name, {"num_classes": CLASSES}, Preprocessing(image_size=SIZE))
+    step = jax.jit(make_train_step(Classification(model, card, BATCH, open_source=None), optimizer, seed=0))
     variables = from_torch(state_dict, name)
     opt_state = optimizer.init(variables["params"])
-    state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables["batch_stats"], opt_state)
+    collections = {"batch_stats": variables["batch_stats"]}
+    state = TrainState(jnp.zeros((), jnp.int32), variables["params"], collections, opt_state)
     losses = []
     for batch in batches():
         state, sums = step(state, batch)

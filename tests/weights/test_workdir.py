@@ -1,9 +1,5 @@
 """From a training workdir to PyTorch: which weights, and the released script's --resume with its momentum."""
 
-import importlib.util
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,22 +12,20 @@ from originals import random_original
 import eca_jax
 from eca_jax.commands.main import main
 from eca_jax.convert import from_torch, to_torch
-from eca_jax.training.checkpoints import Checkpoints, claim_workdir
+from eca_jax.tasks.task import create_task
+from eca_jax.training.checkpoints import Checkpoints
 from eca_jax.training.optimizer import make_optimizer
 from eca_jax.training.state import TrainState
+from eca_jax.training.workdir import claim_workdir
 from eca_jax.weights.torch.files import read_state_dict
 
 NAME, CLASSES, STEPS_PER_EPOCH = "eca_resnet18", 10, 4
-CONFIG = Path(__file__).parents[2] / "configs" / "default.py"
 
 
 def config():
-    spec = importlib.util.spec_from_file_location("default_config", CONFIG)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = eca_jax.default_config()
     config.update({"model": NAME, "num_classes": CLASSES, "learning_rate": 0.05, "ema_decay": 0.99})
-    config.model_overrides = {"kernel_sizes": (3, 3, 3, 3)}
+    config.model_overrides.kernel_sizes = (3, 3, 3, 3)
     return config
 
 
@@ -55,8 +49,9 @@ def states():
             random_like(variables["params"], seed), optimizer().init(variables["params"]), variables["params"]
         )
         params, batch_stats = (jax.tree.map(jnp.asarray, variables[key]) for key in ("params", "batch_stats"))
+        collections = {"batch_stats": batch_stats}
         ema = {"params": random_like(params, 10 + seed), "batch_stats": random_like(batch_stats, 20 + seed)}
-        states.append(TrainState(jnp.asarray(step, jnp.int32), params, batch_stats, opt_state, ema))
+        states.append(TrainState(jnp.asarray(step, jnp.int32), params, collections, opt_state, ema))
     return states
 
 
@@ -64,16 +59,16 @@ def states():
 def workdir(states, tmp_path_factory):
     """A run of three epochs of four steps, the best of which was the second."""
     path = tmp_path_factory.mktemp("runs") / "run"
-    claim_workdir(path, config())
+    claim_workdir(path, config(), create_task(config()).description)
     checkpoints = Checkpoints(path)
-    for state in states:
-        checkpoints.save(state, {}, best_step=8)
-    checkpoints.wait()
+    best = None
+    for state, top1 in zip(states, (0.75, 0.5), strict=True):
+        step = int(state.step)
+        checkpoints.save(state, {"epoch": step / STEPS_PER_EPOCH, "best": best}, best_step=8)
+        line = {"step": step, "epoch": step / STEPS_PER_EPOCH, "top1": top1}
+        checkpoints.record(step, {"validation_ema": line})
+        best = best or line
     checkpoints.close()
-    with (path / "metrics.jsonl").open("w") as file:
-        for step, top1 in ((4, 0.3), (8, 0.75), (12, 0.5)):
-            line = {"step": step, "epoch": step / STEPS_PER_EPOCH, "split": "validation_ema", "top1": top1}
-            file.write(json.dumps(line) + "\n")
     return path
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from eca_jax.weights import store
 from eca_jax.weights.torch.files import as_torch, import_torch, save_pickle
 from eca_jax.weights.torch.names import Path
 from eca_jax.weights.torch.state_dict import MismatchError, Resolved
@@ -39,22 +40,19 @@ def read_progress(workdir: str | os.PathLike, meta: Mapping[str, Any], *, averag
       meta: what `load_variables` gives with the weights: the config, and the step they are from.
       averaged: the weights are a moving average, to which the momentum does not belong.
     """
-    from eca_jax.training.checkpoints import load_optimizer
-    from eca_jax.training.metrics import best_evaluation, read_metrics
-
     config, step = meta["config"], meta["step"]
-    lines = [line for line in read_metrics(workdir) if line["step"] <= step]
-    best = best_evaluation(lines)
+    noted = store.read_progress(workdir, step)
+    lines = [noted.get("best"), store.judging_line(store.evaluations(workdir).get(step) or {"validation": None})]
+    best = max((line["top1"] for line in lines if line), default=0.0)
     optimizer = config["optimizer"]
     sgd = {"lr": config["learning_rate"], **{key: optimizer[key] for key in ("momentum", "nesterov", "weight_decay")}}
     momentum = {}
-    for name, value in {} if averaged else load_optimizer(workdir, step).items():
+    for name, value in {} if averaged else store.read_optimizer(workdir, step).items():
         if match := re.fullmatch(r"opt_state\.(?:\d+\.)*trace\.(.+)", name):
             momentum["params", *match[1].split(".")] = value
     return Progress(
-        # Steps and epochs of a line are proportional, and the last line may be from before the step.
-        epoch=int(step * lines[-1]["epoch"] / lines[-1]["step"] + 1e-6) if lines else 0,
-        best_top1=100 * best["top1"] if best else 0.0,
+        epoch=int(noted["epoch"] + 1e-6),
+        best_top1=100 * best,
         sgd=sgd,
         momentum=momentum,
     )

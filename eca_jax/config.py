@@ -1,0 +1,164 @@
+"""The recipe that all others change: every key that a run knows, with the paper's value or none.
+
+    import eca_jax
+
+    def get_config():
+        config = eca_jax.default_config()
+        config.model = "eca_resnet50"
+        return config
+
+is a whole recipe, wherever its file lies. Any key is set from the command line as `--config.key=value`, nested ones as
+`--config.optimizer.weight_decay=2e-5`.
+"""
+
+import difflib
+import importlib
+import os
+import runpy
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """ECA-ResNet-50 on ImageNet as the paper trained it: every key, locked so that a misspelt one is an error.
+
+    A key that holds a placeholder (None) has a type and takes the value that its comment names.
+    """
+    config = ml_collections.ConfigDict()
+
+    # What is trained: "classification", or "MODULE:CLASS" of one's own (see `eca_jax.tasks.task`).
+    config.task = "classification"
+
+    # The model: a name that `eca-jax list` shows, and fields of its module, None for the model's own value.
+    config.model = "eca_resnet50"
+    config.model_overrides = ml_collections.ConfigDict(
+        {
+            "attention": placeholder(str),
+            "attention_options": placeholder(object),
+            "small_images": placeholder(bool),
+            "stage_sizes": placeholder(object),
+            "kernel_sizes": placeholder(object),
+            "width_mult": placeholder(float),
+            "dropout": placeholder(float),
+        }
+    )
+    config.num_classes = 1000
+    config.dtype = "float32"  # of the computation: "bfloat16" is much faster on TPUs; parameters stay float32
+    config.bn_group_size = 64  # examples that share BatchNorm statistics (the paper: 64 a GPU); 0 is the whole batch
+    config.init_from = ""  # weights to start from: a workdir, a weights directory, or a PyTorch file
+
+    # The data: "imagenet2012" (as TFDS prepares it), "folder" (train/CLASS/*, val/CLASS/*) or "digits".
+    config.dataset = "imagenet2012"
+    config.data_dir = ""  # of "folder": its root; of TFDS: where it keeps its data sets, "" is ~/tensorflow_datasets
+    # How images are prepared; None is the model's own.
+    config.image_size = placeholder(int)
+    config.crop_pct = placeholder(float)  # evaluation resizes the short side to image_size / crop_pct before the crop
+    config.interpolation = placeholder(str)
+    config.mean = placeholder(tuple)
+    config.std = placeholder(tuple)
+    config.crop_scale = (0.08, 1.0)  # of the random crop in training: share of the image's area,
+    config.crop_ratio = (3 / 4, 4 / 3)  # and width over height
+    config.flip = True
+
+    # The optimization. The learning rate goes with the batch size: scale it when you change that.
+    config.batch_size = 256  # over all devices of all processes
+    config.num_epochs = 100
+    config.seed = 0
+    config.learning_rate = 0.1
+    config.schedule = ml_collections.ConfigDict(
+        {"name": "step", "decay_epochs": 30, "decay_rate": 0.1, "warmup_epochs": 0.0}  # or name="cosine"
+    )
+    config.optimizer = ml_collections.ConfigDict(
+        {"momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "decay_kernels_only": False}
+    )
+    config.label_smoothing = 0.0
+    config.ema_decay = 0.0  # of a moving average of the weights, evaluated beside them; 0 keeps none
+
+    # The run.
+    config.log_every_steps = 100
+    config.checkpoint_every_steps = 1000  # besides one at every evaluation; 0 for those only
+    config.keep_checkpoints = 3  # the newest; the best is kept as well
+    config.eval_every_epochs = 1
+    config.profile_steps = 0  # profile that many steps into WORKDIR/profile, for TensorBoard
+    config.compilation_cache = "~/.cache/eca_jax/xla"  # so that a restart need not compile again; "" for none
+
+    return config.lock()
+
+
+def recipe_directory() -> Path:
+    """Where the recipes lie that come with the package: `configs` in it, or beside it in a checkout."""
+    package = Path(__file__).parent
+    return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
+
+
+def find_recipe(name: str | os.PathLike) -> Path:
+    """The file of a recipe: a path, or the bare name of one that comes with the package.
+
+    Raises:
+      FileNotFoundError: there is no such file, and no recipe of that name; suggests the nearest.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = {file.stem: file for file in sorted(recipe_directory().glob("*.py")) if file.stem != "__init__"}
+    if str(name) in known:
+        return known[str(name)]
+    if path.suffix == ".py" or len(path.parts) > 1:
+        raise FileNotFoundError(f"no such config file: {name}")
+    near = difflib.get_close_matches(str(name), known, n=3)
+    raise FileNotFoundError(f"no recipe {str(name)!r}: there are {', '.join(near or known)}")
+
+
+def load_recipe(name: str | os.PathLike) -> ml_collections.ConfigDict:
+    """What a recipe's `get_config()` returns, locked. What lies beside the recipe's file can be imported from then on.
+
+    Raises:
+      FileNotFoundError: as `find_recipe`.
+      ValueError: the file has no function `get_config`.
+    """
+    path = find_recipe(name)
+    if str(path.parent.resolve()) not in sys.path:
+        sys.path.append(str(path.parent.resolve()))
+    get_config = runpy.run_path(str(path)).get("get_config")
+    if get_config is None:
+        raise ValueError(f"{path} is no recipe: it has no function get_config()")
+    return get_config().lock()
+
+
+def plain(config: Any) -> Any:
+    """A config (ConfigDict, or any nesting of mappings) as nested dicts."""
+    return {key: plain(config[key]) for key in config} if hasattr(config, "keys") else config
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Where two plain configs differ: {"schedule.name": ("step", "cosine"), ...}; absent keys count as None."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found |= differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found[prefix + key] = (old, new)
+    return found
+
+
+def import_object(name: str) -> Any:
+    """What "MODULE:NAME" names, looked up from the working directory too.
+
+    Raises:
+      ValueError: it is not of that form, or there is no such module or name in it.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(f"{name!r} is not of the form MODULE:NAME")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name} cannot be imported: {error}") from None

@@ -1,0 +1,233 @@
+"""Image classification: cross-entropy, top-1 and top-5, on the data sets of `eca_jax.data`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from eca_jax.config import plain
+from eca_jax.data import Source, eval_batches, load_source, train_batches
+from eca_jax.data.batch import IMAGE, LABEL, MASK
+from eca_jax.models import Preprocessing, accepts, create_model, preprocessing
+from eca_jax.models.inputs import normalize
+from eca_jax.sharding import Shard, gathered
+from eca_jax.tasks.losses import cross_entropy
+from eca_jax.tasks.task import Batch, HostBatch, Sums, Variables
+from eca_jax.tasks.warm_start import from_weights
+from eca_jax.weights.card import Card
+
+# So that ImageNet need not be here for a plan.
+NOMINAL_EXAMPLES = {"imagenet2012": 1_281_167}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classification:
+    """A `Task`.
+
+    Attributes:
+      model: its logits are float32 [N, K].
+      description: the card, but for the names of the data's classes.
+      batch_size: examples in a global batch.
+      open_source: opens the data; called once, when they are needed.
+      crop_scale, crop_ratio, flip, seed: see `eca_jax.data.train_batches`.
+      label_smoothing: of the training loss.
+      init_from: weights to start from; "" for none.
+    """
+
+    model: nn.Module
+    description: Card
+    batch_size: int
+    open_source: Callable[[], Source]
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    seed: int = 0
+    label_smoothing: float = 0.0
+    init_from: str = ""
+    nominal_examples: int | None = None
+
+    best = "top1"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Classification":
+        """The task of a recipe; see `eca_jax.default_config` for its keys.
+
+        Raises:
+          ValueError: unknown model, override or dtype; BatchNorm groups that do not divide the batch; no preprocessing.
+        """
+        if config["dtype"] not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be 'float32' or 'bfloat16', not {config['dtype']!r}")
+        name, how = config["model"], recipe_preprocessing(config)
+        overrides = {key: value for key, value in plain(config["model_overrides"]).items() if value is not None}
+        options = {"num_classes": config["num_classes"], **overrides}
+        if accepts(name, "image_size") and "image_size" not in options:
+            options["image_size"] = how.image_size
+        group, examples = config["bn_group_size"], config["batch_size"]
+        grouped = {}
+        if group and group < examples and accepts(name, "bn_group_size"):  # a batch no larger than a group is one group
+            if examples % group:
+                raise ValueError(f"bn_group_size={group} does not divide batch_size={examples}")
+            grouped["bn_group_size"] = group
+        dataset, data_dir = config["dataset"], config["data_dir"] or None
+        return cls(
+            model=create_model(name, dtype=jnp.dtype(config["dtype"]), **options, **grouped),
+            description=Card(name, options, how, best=cls.best),
+            batch_size=examples,
+            open_source=lambda: load_source(dataset, data_dir),
+            crop_scale=tuple(config["crop_scale"]),
+            crop_ratio=tuple(config["crop_ratio"]),
+            flip=config["flip"],
+            seed=config["seed"],
+            label_smoothing=config["label_smoothing"],
+            init_from=config["init_from"],
+            nominal_examples=NOMINAL_EXAMPLES.get(dataset),
+        )
+
+    @property
+    def name(self) -> str:
+        return self.description.model
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.description.preprocessing
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """The data. Raises ValueError or OSError where they cannot be used; one line."""
+        source = self.open_source()
+        if self.model.num_classes < source.num_classes:
+            raise ValueError(
+                f"num_classes={self.model.num_classes}, but {source.name} has {source.num_classes} classes: "
+                f"set num_classes={source.num_classes}"
+            )
+        return source
+
+    @property
+    def card(self) -> Card:
+        return dataclasses.replace(self.description, class_names=tuple(self.source.class_names))
+
+    @property
+    def train_examples(self) -> int:
+        return self.source.num_examples("train")
+
+    @property
+    def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        count, size = self.batch_size, self.preprocessing.image_size
+        return {
+            IMAGE: jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
+            LABEL: jax.ShapeDtypeStruct((count,), jnp.int32),
+            MASK: jax.ShapeDtypeStruct((count,), jnp.float32),
+        }
+
+    def init(self, key: jax.Array) -> Variables:
+        size = self.preprocessing.image_size
+        return dict(self.model.init(key, jnp.zeros((1, size, size, 3)), train=False))
+
+    def warm_start(self, fresh: Variables) -> tuple[Variables, str] | None:
+        return from_weights(self.init_from, self.description, fresh) if self.init_from else None
+
+    def loss(self, variables: Variables, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Variables, Sums]]:
+        """The mean cross-entropy of the examples that count; sums of "loss", "top1", "top5" and "count"."""
+        logits, changed = self.model.apply(
+            variables, self._pixels(batch), train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
+        losses = cross_entropy(logits, batch[LABEL], self.label_smoothing)
+        sums = metric_sums(logits, batch[LABEL], losses, batch[MASK])
+        return sums["loss"] / jnp.maximum(sums["count"], 1.0), (dict(changed), sums)
+
+    def outputs(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """Plain cross-entropy float32 [N], the label's rank int32 [N] (0 is a right answer), and the mask."""
+        logits = self.model.apply(variables, self._pixels(batch), train=False)
+        return {
+            "loss": cross_entropy(logits, batch[LABEL]),
+            "rank": label_rank(logits, batch[LABEL]),
+            MASK: batch[MASK],
+        }
+
+    def train_batches(self, start_step: int, shard: Shard) -> Iterator[HostBatch]:
+        return train_batches(
+            self.source,
+            batch_size=self.batch_size,
+            image_size=self.preprocessing.image_size,
+            seed=self.seed,
+            start_step=start_step,
+            crop_scale=self.crop_scale,
+            crop_ratio=self.crop_ratio,
+            flip=self.flip,
+            interpolation=self.preprocessing.interpolation,
+            process_index=shard.index,
+            process_count=shard.count,
+        )
+
+    def eval_batches(self, split: str, shard: Shard) -> Iterator[HostBatch]:
+        return eval_batches(
+            self.source,
+            split,
+            batch_size=self.batch_size,
+            image_size=self.preprocessing.image_size,
+            resize_size=self.preprocessing.resize_size,
+            interpolation=self.preprocessing.interpolation,
+            process_index=shard.index,
+            process_count=shard.count,
+        )
+
+    def meter(self) -> "Accuracy":
+        return Accuracy()
+
+    def describe(self, metrics: Mapping[str, Any]) -> str:
+        return f"top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, loss {metrics['loss']:.4f}"
+
+    def _pixels(self, batch: Batch) -> jax.Array:
+        return normalize(batch[IMAGE], self.preprocessing.mean, self.preprocessing.std, self.model.dtype)
+
+
+class Accuracy:
+    """A `Meter`: means of "loss", "top1" and "top5" over the "count" examples whose mask is not 0."""
+
+    def __init__(self) -> None:
+        self._sums = np.zeros(4)
+
+    def add(self, outputs: Mapping[str, np.ndarray]) -> None:
+        counts = outputs[MASK] > 0
+        loss, rank = outputs["loss"][counts].astype(np.float64), outputs["rank"][counts]
+        self._sums += (loss.sum(), (rank < 1).sum(), (rank < 5).sum(), counts.sum())
+
+    def result(self) -> dict[str, float]:
+        *sums, count = gathered(self._sums).sum(axis=0).tolist()
+        means = dict(zip(("loss", "top1", "top5"), (value / max(count, 1.0) for value in sums), strict=True))
+        return means | {"count": int(count)}
+
+
+def recipe_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
+    """The model's own preprocessing, but for what the recipe sets. Raises ValueError for what cannot be."""
+    keys = ("image_size", "crop_pct", "interpolation", "mean", "std")
+    chosen = {key: config[key] for key in keys if config[key] is not None}
+    chosen = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in chosen.items()}
+    return dataclasses.replace(preprocessing(config["model"]), **chosen)
+
+
+def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The number of classes ahead of the label's, int32 [N], for logits [N, K].
+
+    Equal logits rank in the order of the classes, as a stable sort ranks them: a comparison and a sum instead of a
+    sort. A NaN is never a correct answer.
+    """
+    of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    tied_before = (logits == of_label) & (jnp.arange(logits.shape[1]) < labels[:, None])
+    return jnp.sum(~(logits <= of_label) | tied_before, axis=1)
+
+
+def metric_sums(logits: jax.Array, labels: jax.Array, losses: jax.Array, mask: jax.Array) -> Sums:
+    """Loss, top-1, top-5 and count, summed over the examples whose mask is not 0."""
+    rank = label_rank(logits, labels)
+    return {
+        "loss": jnp.sum(jnp.where(mask > 0, losses, 0.0)),
+        "top1": jnp.sum(mask * (rank < 1)),
+        "top5": jnp.sum(mask * (rank < 5)),
+        "count": jnp.sum(mask),
+    }

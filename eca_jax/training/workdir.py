@@ -1,0 +1,76 @@
+"""A workdir belongs to one run: what may differ when that run goes on, and what may not."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from eca_jax.config import differences, plain
+from eca_jax.files import absolute, write_json, writing
+from eca_jax.weights.card import CONFIG_FILE, Card
+from eca_jax.weights.store import checkpoint_steps, read_config
+
+# What a run may go on with in another form: neither its steps nor its weights so far depend on it.
+FREE = {
+    "checkpoint_every_steps",
+    "compilation_cache",
+    "data_dir",
+    "eval_every_epochs",
+    "init_from",
+    "keep_checkpoints",
+    "log_every_steps",
+    "num_epochs",
+    "profile_steps",
+}
+
+
+def claim_workdir(
+    workdir: str | os.PathLike, config: Mapping[str, Any], card: Card, train_examples: int | None = None
+) -> list[str]:
+    """Makes `workdir` the run of `config` and writes its config.json, which `eca_jax.load` reads.
+
+    Args:
+      card: what its weights will be of.
+      train_examples: of the data, to know them again.
+
+    Returns:
+      what differs from the recipe that the run was started with and may, a line each.
+
+    Raises:
+      ValueError: the checkpoints in it are of a run that this recipe cannot go on with, or the recipe holds what no
+        file can.
+      OSError: nothing can be written there.
+    """
+    path = absolute(workdir)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"workdir {path} is a file")
+    content = json.loads(json.dumps(card.to_json() | {"config": plain(config), "train_examples": train_examples}))
+    changed = []
+    if (path / CONFIG_FILE).exists() and checkpoint_steps(path):
+        changed = _check(path, read_config(path), content)
+    if jax.process_index() == 0:
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        write_json(path / CONFIG_FILE, content)
+    return changed
+
+
+def _check(path: os.PathLike, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The differences that are allowed; ValueError for the first that is not."""
+    other = f"{path} belongs to another run"
+    if "config" not in before:
+        raise ValueError(f"{other}: its {CONFIG_FILE} holds no recipe; choose another workdir")
+    found = differences(before["config"], now["config"])
+    for key, (old, new) in found.items():
+        if key not in FREE:
+            raise ValueError(f"{other}: {key} is {old!r} there and {new!r} here; choose another workdir")
+    if before.get("class_names") != now.get("class_names"):
+        raise ValueError(f"{other}: the data had other classes there; choose another workdir")
+    count, counted = now["train_examples"], before.get("train_examples")
+    if counted is not None and count != counted:
+        raise ValueError(
+            f"{other}: the data had {counted} training examples there and {count} here; choose another workdir"
+        )
+    return [f"{key} was {old!r} and is {new!r} now" for key, (old, new) in found.items()]
