@@ -121,8 +121,8 @@ def _overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def _configured(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> ml_collections.ConfigDict:
     arguments = ["eca-jax", *overrides]
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
     try:
+        holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         values(arguments)
     except flags.Error as error:
         raise ValueError(_unknown_key(config, overrides) or " ".join(str(error).split())) from error

@@ -137,7 +137,7 @@ def test_the_release_resumes_with_our_momentum(workdir, states, tmp_path):
     state = states[1]
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     updates, _ = optimizer().update(zeros, state.opt_state, state.params)
-    stepped = {"params": optax.apply_updates(state.params, updates), "batch_stats": state.batch_stats}
+    stepped = {"params": optax.apply_updates(state.params, updates), **state.collections}
     for key, value in to_torch(stepped, NAME).items():
         if not key.endswith("num_batches_tracked"):
             np.testing.assert_allclose(module.state_dict()[key].numpy(), value, rtol=1e-6, atol=1e-6, err_msg=key)

@@ -1,0 +1,59 @@
+"""What a recipe leaves open is the model's own."""
+
+import pytest
+
+import eca_jax
+from eca_jax.tasks.task import create_task
+
+
+def task(**changes):
+    config = eca_jax.default_config()
+    config.update(changes)
+    return create_task(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("eca_resnet50", (224, 256, "bilinear")),
+        ("resnet50d", (224, 256, "bicubic")),
+        ("eca_nfnet_l0", (224, 248, "bicubic")),
+        ("eca_botnext26ts_256", (256, 269, "bicubic")),
+    ],
+)
+def test_images_are_prepared_as_the_model_wants_them(model, expected):
+    how = task(model=model).preprocessing
+    assert (how.image_size, how.resize_size, how.interpolation) == expected
+
+
+def test_what_the_recipe_sets_holds():
+    how = task(
+        model="resnet50d", image_size=160, crop_pct=0.95, interpolation="bilinear", mean=(0.5,) * 3
+    ).preprocessing
+    assert (how.image_size, how.resize_size, how.interpolation, how.mean) == (160, 168, "bilinear", (0.5, 0.5, 0.5))
+    assert how.std == (0.229, 0.224, 0.225)
+
+
+def test_position_tables_are_made_for_the_images():
+    assert task(model="eca_botnext26ts_256").model.image_size == 256
+    assert task(model="eca_botnext26ts_256", image_size=288).model.image_size == 288
+
+
+@pytest.mark.parametrize("model", [*eca_jax.list_models("*nfnet*"), *eca_jax.list_models("nf_*")])
+def test_groups_of_batch_statistics_are_nothing_to_a_network_without(model):
+    assert task(model=model, bn_group_size=64).model.stage_sizes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_pct": 1.5}, "crop_pct must be above 0 and at most 1"),
+        ({"interpolation": "nearest"}, "interpolation must be one of bilinear, bicubic"),
+        ({"task": "clasification"}, "unknown task 'clasification': there is classification"),
+        ({"task": "nowhere:Task"}, "nowhere:Task cannot be imported"),
+    ],
+)
+def test_what_cannot_be_is_one_line(changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        task(**changes)
+    assert "\n" not in str(error.value)
