@@ -72,8 +72,6 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike, task: Task | No
         f"{config['batch_size']}, {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}"
     )
 
-    train_step = _compile(program, progress)
-
     with contextlib.ExitStack() as resources:
         checkpoints = Checkpoints(workdir, keep=config["keep_checkpoints"])
         resources.callback(checkpoints.close)  # waits for a save in progress, also when the loss is not finite
@@ -88,10 +86,9 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike, task: Task | No
         resources.callback(writer.close)
         run = _Run(config, workdir, program, checkpoints, writer, progress, epoch_steps, window)
         run.record_evaluation(step)
-        progress.start(step, run.total_steps)
         resources.callback(progress.close)
         with Interrupt() as interrupt, ending_together():
-            finished = run.steps(train_step, state, step, interrupt)
+            finished = run.steps(state, step, interrupt)
             checkpoints.wait()
 
     if not finished:
@@ -137,17 +134,20 @@ class _Run:
     def total_steps(self) -> int:
         return self.epoch_steps * self.config["num_epochs"]
 
-    def steps(self, train_step: Any, state: TrainState, step: int, interrupt: Interrupt) -> bool:
+    def steps(self, state: TrainState, step: int, interrupt: Interrupt) -> bool:
         """Steps until the last epoch's end (True) or an interrupt (False)."""
         config = self.config
-        self.window_started = (step, time.monotonic())
         eval_steps = self.epoch_steps * config["eval_every_epochs"]
         # A run that was stopped between a checkpoint and its evaluation owes the evaluation.
         owed = self._evaluations_due(step, eval_steps) if step else []
         if owed and not self._evaluate(step, state, owed, interrupt):
             return False
         if step >= self.total_steps:
+            self.progress.say(f"all {self.config['num_epochs']} epochs are done already")
             return True
+        train_step = _compile(self.program, self.progress)
+        self.progress.start(step, self.total_steps)
+        self.window_started = (step, time.monotonic())
         batches = self.program.task.train_batches(step, sharding.own_shard())
         profile = _profiler(config, self.workdir, step)
         in_flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
