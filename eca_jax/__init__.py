@@ -1,9 +1,19 @@
 """ECA-Net (Efficient Channel Attention, CVPR 2020) in JAX/Flax."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eca_jax.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from eca_jax import convert, layers, models
+    from eca_jax.config import default_config
+    from eca_jax.inference.exported import load_exported
+    from eca_jax.inference.predictor import Predictor
+    from eca_jax.layers import eca_kernel_size
+    from eca_jax.models import create_model, list_models
+    from eca_jax.weights.load import load
+    from eca_jax.weights.save import save
 
 # Where each name is found when it is first asked for: an exported model needs no Flax, a prediction no Orbax.
 _HOMES = {
@@ -17,8 +27,21 @@ _HOMES = {
     "load": "eca_jax.weights.load",
     "load_exported": "eca_jax.inference.exported",
     "models": None,
+    "save": "eca_jax.weights.save",
 }
-__all__ = sorted(_HOMES)
+__all__ = [
+    "Predictor",
+    "convert",
+    "create_model",
+    "default_config",
+    "eca_kernel_size",
+    "layers",
+    "list_models",
+    "load",
+    "load_exported",
+    "models",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:

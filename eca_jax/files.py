@@ -1,4 +1,4 @@
-"""Files of a workdir, on a disk or in a bucket (gs://BUCKET/...)."""
+"""Files that are whole or not there, on a disk or in a bucket (gs://BUCKET/...)."""
 
 import contextlib
 import json
@@ -34,14 +34,40 @@ def writing(path: str | os.PathLike, kept: str = "") -> Iterator[None]:
         raise OSError(f"cannot write {path}: {reason(error)}{kept and f'; {kept}'}") from error
 
 
-def write_whole(path: epath.Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part. OSError if it cannot be written."""
-    temporary = path.with_suffix(".tmp")
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[epath.Path]:
+    """A name to write a file or to make a directory at, which takes the place of `path` at the end.
+
+    A reader sees the old one or the new one, never a part; where the writing fails, the old one stays. An existing
+    directory at `path` is replaced, too.
+
+    Raises:
+      FileNotFoundError: the directory that is to hold it is not there.
+      OSError: it cannot be written.
+    """
+    path = absolute(path)
+    if not path.parent.is_dir() and "://" not in os.fspath(path):  # a bucket has no directories to make
+        raise FileNotFoundError(f"cannot write {path}: there is no directory {path.parent}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix or '.tmp'}")
     with writing(path):
+        try:
+            yield temporary
+            if path.is_dir():
+                path.rmtree()
+            temporary.replace(path)
+        finally:
+            if temporary.is_dir():
+                temporary.rmtree()
+            else:
+                temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file by `replacing`. OSError if it cannot be written."""
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
-        temporary.replace(path)
 
 
-def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
-    """Writes `value` as `write_whole` does."""
+def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
+    """Writes `value` by `replacing`."""
     write_whole(path, (json.dumps(value, indent=2) + "\n").encode())

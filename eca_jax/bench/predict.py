@@ -12,8 +12,10 @@ import numpy as np
 from eca_jax.bench import report as bench_report
 from eca_jax.bench.data import photograph
 from eca_jax.bench.programs import abstract_variables
-from eca_jax.inference.predictor import Loaded, Predictor
+from eca_jax.inference.predictor import Predictor
 from eca_jax.models import create_model, preprocessing
+from eca_jax.weights.card import Card
+from eca_jax.weights.load import Weights
 
 # Files of so many different sizes, over and over.
 DISTINCT = 50
@@ -65,7 +67,7 @@ def measure(name: str, count: int, batch_size: int, dtype: Any) -> dict[str, flo
     how = preprocessing(name)
     shapes = abstract_variables(model, how.image_size)
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    predictor = Predictor(Loaded(name, model, variables, how, None), batch_sizes=(batch_size,))
+    predictor = Predictor(Weights(Card(name, {}, how), model, variables), batch_sizes=(batch_size,))
     ((key, program),) = predictor.programs.items()
     pixels = np.zeros((batch_size, how.image_size, how.image_size, 3), np.uint8)
 

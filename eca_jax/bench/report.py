@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from eca_jax.files import replacing
+
 
 @dataclass(frozen=True)
 class Report:
@@ -75,7 +77,5 @@ def plot(bars: Mapping[str, Mapping[str, Any]], path: str) -> None:
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.set_xlabel(label)
-    target = Path(path)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-    figure.savefig(temporary)
-    temporary.replace(target)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)

@@ -1,26 +1,36 @@
-"""`python -m eca_jax COMMAND`: a thin face over the package. Bad input ends with one line and exit status 2."""
+"""`eca-jax COMMAND`: a thin face over the package. Bad input ends with one line and exit status 2."""
 
 import argparse
 import importlib
 import os
 import sys
+from typing import NoReturn
 
-# Name, help and module of each command. The module is imported only when its command is asked for, since some need
-# more packages than others; its `add_parsers(subparsers)` adds its commands, and each parser sets `run`, a function
-# of the parsed arguments that returns the exit status.
-COMMANDS = (
-    ("train", "trains a recipe, or goes on where its workdir's newest checkpoint left off", "eca_jax.commands.train"),
-    ("plan", "compiles a recipe's training step for a TPU slice, without one", "eca_jax.commands.train"),
-    ("list", "names of the models", "eca_jax.commands.list"),
-    ("info", "parameters and multiply-adds of a model", "eca_jax.commands.info"),
-    ("convert", "weights from PyTorch to Flax, or back", "eca_jax.commands.convert"),
-    ("verify", "compare a model with its PyTorch original on your own weights", "eca_jax.commands.convert"),
-    ("evaluate", "accuracy on a validation set, every image once", "eca_jax.commands.predict"),
-    ("predict", "classes of images", "eca_jax.commands.predict"),
-    ("export", "model and weights as one file that needs only JAX", "eca_jax.commands.predict"),
-    ("scale-report", "throughput and limits of TPU slices, from dry runs", "eca_jax.commands.scale_report"),
-    ("bench", "speed, with the peer beside it", "eca_jax.commands.bench"),
-)
+from eca_jax.version import __version__
+
+# What each command is for. The module of its name is imported only when the command is asked for, since some need more
+# packages than others; its `add_parsers(subparsers)` adds a parser that sets `run`, a function of the parsed arguments
+# that returns the exit status.
+COMMANDS = {
+    "train": "trains a recipe, or goes on where its workdir's newest checkpoint left off",
+    "plan": "compiles a recipe's training step for a TPU slice, without one",
+    "list": "names of the models",
+    "info": "parameters and multiply-adds of a model",
+    "convert": "weights from PyTorch to Flax, or back",
+    "verify": "compare a model with its PyTorch original on your own weights",
+    "evaluate": "accuracy on a validation set, every image once",
+    "predict": "classes of images",
+    "export": "model and weights as one file that needs only JAX",
+    "scale-report": "throughput and limits of TPU slices, from dry runs",
+    "bench": "speed, with the peer beside it",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Its errors are exceptions, for `main` to print in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (`{self.prog} --help` says more)")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,14 +40,15 @@ def main(argv: list[str] | None = None) -> int:
         from eca_jax.commands import train
 
         return train.main(argv)
-    parser = argparse.ArgumentParser(prog="python -m eca_jax", description="ECA-Net in JAX/Flax.")
+    parser = Parser(prog="eca-jax", description="ECA-Net in JAX/Flax.")
+    parser.add_argument("--version", action="version", version=f"eca-jax {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     try:
-        for name, _, module in COMMANDS:
+        for name, text in COMMANDS.items():
             if argv[:1] == [name]:
-                importlib.import_module(module).add_parsers(subparsers)
-        for name, text, _ in COMMANDS:
-            if name not in subparsers.choices:
+                module = importlib.import_module(f"eca_jax.commands.{name.replace('-', '_')}")
+                module.add_parsers(subparsers)
+            else:
                 subparsers.add_parser(name, help=text)
         args = parser.parse_args(argv)
         return args.run(args)

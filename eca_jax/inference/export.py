@@ -15,12 +15,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from eca_jax.data.runtime import tensorflow
+from eca_jax.files import replacing
 from eca_jax.inference.exported import checksum
-from eca_jax.inference.predictor import Loaded
 from eca_jax.kernels.lowering import compile_for
 from eca_jax.models.inputs import normalize
 from eca_jax.version import __version__
-from eca_jax.weights.torch.files import replacing
+from eca_jax.weights.load import Weights
 
 # By jax.export's names, and what each is called where programs are traced.
 PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}
@@ -28,14 +28,14 @@ INPUTS = ("uint8", "float32")
 
 
 def export(
-    path: str | os.PathLike, loaded: Loaded, *, input: str = "uint8", platforms: Sequence[str] = tuple(PLATFORMS)
+    path: str | os.PathLike, loaded: Weights, *, input: str = "uint8", platforms: Sequence[str] = tuple(PLATFORMS)
 ) -> None:
     """Writes a file that `eca_jax.load_exported` reads; see there for what is in it.
 
     The batch size stays open. Any machine can export for all platforms.
 
     Args:
-      loaded: what `load_for_inference` returns.
+      loaded: what `eca_jax.weights.load.read_weights` returns.
       input: "uint8" normalises the pixels in the program, "float32" leaves that to the caller.
       platforms: of "cpu", "cuda" and "tpu".
 
@@ -46,7 +46,7 @@ def export(
     if os.path.isdir(path):
         raise ValueError(f"{path} is a directory; the exported model is one file")
 
-    size = loaded.preparation.image_size
+    size = loaded.card.preprocessing.image_size
     images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), size, size, 3), jnp.dtype(input))
     weights = _weights(loaded)
     program = jax.export.export(jax.jit(_program(loaded, input, platforms)), platforms=platforms)(weights, images)
@@ -59,7 +59,7 @@ def export(
 
 
 def export_saved_model(
-    path: str | os.PathLike, loaded: Loaded, *, input: str = "uint8", platforms: Sequence[str] = tuple(PLATFORMS)
+    path: str | os.PathLike, loaded: Weights, *, input: str = "uint8", platforms: Sequence[str] = tuple(PLATFORMS)
 ) -> None:
     """Writes a TensorFlow SavedModel by `jax2tf`: its signature "serving_default" takes `images`, returns "logits".
 
@@ -84,7 +84,7 @@ def export_saved_model(
     )
     module = tf.Module()
     module.weights = [tf.Variable(leaf, name=name) for name, leaf in _weights(loaded).items()]
-    names, size = list(_weights(loaded)), loaded.preparation.image_size
+    names, size = list(_weights(loaded)), loaded.card.preprocessing.image_size
 
     def logits(images):
         return {"logits": converted(dict(zip(names, module.weights, strict=True)), images)}
@@ -110,19 +110,19 @@ def _check(input: str, platforms: Sequence[str]) -> None:
         raise ValueError(f"platforms are some of {', '.join(PLATFORMS)}, not {', '.join(sorted(unknown)) or 'none'}")
 
 
-def _weights(loaded: Loaded) -> dict[str, np.ndarray]:
+def _weights(loaded: Weights) -> dict[str, np.ndarray]:
     """By name: {"params/conv1/kernel": ..., ...}."""
     return {name: np.asarray(leaf) for name, leaf in flatten_dict(loaded.variables, sep="/").items()}
 
 
-def _metadata(loaded: Loaded, input: str, platforms: Sequence[str]) -> dict[str, Any]:
+def _metadata(loaded: Weights, input: str, platforms: Sequence[str]) -> dict[str, Any]:
     return {
-        "model": loaded.name,
+        "model": loaded.card.model,
         "input": input,
         "dtype": jnp.dtype(loaded.model.dtype).name,
         "num_classes": loaded.model.num_classes,
         "class_names": loaded.class_names,
-        "preprocessing": loaded.preparation.to_json(),
+        "preprocessing": loaded.card.preprocessing.to_json(),
         "platforms": list(platforms),
         "versions": {
             "eca_jax": __version__,
@@ -133,9 +133,9 @@ def _metadata(loaded: Loaded, input: str, platforms: Sequence[str]) -> dict[str,
     }
 
 
-def _program(loaded: Loaded, input: str, platforms: Sequence[str]) -> Callable[..., jax.Array]:
+def _program(loaded: Weights, input: str, platforms: Sequence[str]) -> Callable[..., jax.Array]:
     """(weights by name, images) -> logits, in each platform's own forms."""
-    model, how = loaded.model, loaded.preparation
+    model, how = loaded.model, loaded.card.preprocessing
 
     def logits(variables: dict[str, Any], images: jax.Array) -> jax.Array:
         if input == "uint8":

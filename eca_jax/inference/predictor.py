@@ -11,16 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from PIL import Image
 
 from eca_jax import sharding
 from eca_jax.data.preprocess import ImageLike, eval_image
-from eca_jax.inference.class_names import class_names
 from eca_jax.kernels.lowering import compiler_options
-from eca_jax.models import Preprocessing, create_model, preprocessing
 from eca_jax.models.inputs import on_pixels
-from eca_jax.weights.load import read_weights
+from eca_jax.weights.load import Weights, read_weights, warn_of
 
 BATCH_SIZES = (1, 8, 32)
 # What a model can be asked for, and the fields of its module that make it return that.
@@ -29,45 +26,6 @@ OUTPUTS = {"logits": {}, "features": {"num_classes": 0}, "feature_maps": {"featu
 IN_FLIGHT = 2
 
 OnError = Callable[[ImageLike, Exception], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Loaded:
-    """A model with its weights, and what inference needs to know beside them.
-
-    Attributes:
-      name: the model's.
-      variables: {"params", "batch_stats"} of float32 NumPy arrays.
-      preparation: how its images are prepared.
-      class_names: one a class, or None where nothing tells them.
-    """
-
-    name: str
-    model: nn.Module
-    variables: dict[str, Any]
-    preparation: Preprocessing
-    class_names: list[str] | None
-
-    def with_class_names(self, names: Sequence[str]) -> "Loaded":
-        """The same with other names. Raises ValueError unless there is one for each class."""
-        if len(names) != self.model.num_classes:
-            raise ValueError(f"there are names of {len(names)} classes, the model has {self.model.num_classes}")
-        return dataclasses.replace(self, class_names=list(names))
-
-
-def load_for_inference(name: str | None, path: str | os.PathLike, **options: Any) -> Loaded:
-    """A model, its weights, how its images are prepared and what its classes are called.
-
-    Arguments and errors are those of `eca_jax.load`. Images are prepared as the training workdir or the weights
-    directory says, and as the model's published weights need them where `path` is a PyTorch file.
-    """
-    weights = read_weights(name, path, **options)
-    name = weights.model.name
-    model = create_model(name, **weights.model.options)
-    variables = {key: weights.variables[key] for key in ("params", "batch_stats") if key in weights.variables}
-    stored = weights.meta.get("preprocessing")
-    preparation = preprocessing(name) if stored is None else Preprocessing.from_json(stored)
-    return Loaded(name, model, variables, preparation, class_names(weights.meta, model.num_classes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +49,7 @@ class Predictor:
     computes.
 
     Attributes:
-      preparation: how images are prepared.
+      preprocessing: how images are prepared.
       class_names: one a class, or None.
       batch_sizes: ascending; each the asked-for size rounded up to a multiple of the local devices.
       sharding, variables: how batches are split over the devices, and the weights, on every device.
@@ -99,7 +57,7 @@ class Predictor:
     """
 
     def __init__(
-        self, loaded: Loaded, *, batch_sizes: Sequence[int] = BATCH_SIZES, outputs: Sequence[str] = ("logits",)
+        self, weights: Weights, *, batch_sizes: Sequence[int] = BATCH_SIZES, outputs: Sequence[str] = ("logits",)
     ):
         """Compiles the programs for `outputs`, of "logits", "features" and "feature_maps"; others at their first use.
 
@@ -109,11 +67,11 @@ class Predictor:
             raise ValueError(f"batch sizes must be 1 or more, not {tuple(batch_sizes)}")
         mesh = sharding.data_mesh(jax.local_devices())
         self.sharding = sharding.split(mesh)
-        self._model = loaded.model
-        self.variables = jax.device_put(loaded.variables, sharding.replicated(mesh))
+        self._model = weights.model
+        self.variables = jax.device_put(weights.variables, sharding.replicated(mesh))
         self.programs: dict[tuple[str, int], Any] = {}
-        self.preparation = loaded.preparation
-        self.class_names = loaded.class_names
+        self.preprocessing = weights.card.preprocessing
+        self.class_names = weights.class_names
         self.batch_sizes = sorted({-(-size // mesh.size) * mesh.size for size in batch_sizes})
         for output in outputs:
             for size in self.batch_sizes:
@@ -122,10 +80,9 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        name: str | None,
-        weights: str | os.PathLike,
+        path: str | os.PathLike,
+        model: str | None = None,
         *,
-        dtype: Any = jnp.float32,
         batch_sizes: Sequence[int] = BATCH_SIZES,
         outputs: Sequence[str] = ("logits",),
         **options: Any,
@@ -133,15 +90,15 @@ class Predictor:
         """A predictor of weights on disk.
 
         Args:
-          name, weights, **options: as for `eca_jax.load`.
-          dtype: of the computation; bfloat16 is for TPUs and GPUs.
+          path, model, **options: as for `eca_jax.load`; `dtype` is that of the computation, bfloat16 for TPUs and GPUs.
           batch_sizes, outputs: as for `Predictor`.
 
         Raises:
           FileNotFoundError, ValueError, ImportError: as `eca_jax.load` does.
         """
-        loaded = load_for_inference(name, weights, dtype=dtype, **options)
-        return cls(loaded, batch_sizes=batch_sizes, outputs=outputs)
+        weights = read_weights(path, model, **options)
+        warn_of(path, weights)
+        return cls(weights, batch_sizes=batch_sizes, outputs=outputs)
 
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """Logits, float32 [N, classes]. Raises FileNotFoundError or ValueError for an image that cannot be read."""
@@ -222,7 +179,7 @@ class Predictor:
             yield batch
 
     def _prepare(self, image: ImageLike) -> np.ndarray:
-        how = self.preparation
+        how = self.preprocessing
         return eval_image(image, how.image_size, how.resize_size, how.interpolation)
 
     def _start(self, batch: list[tuple[ImageLike, np.ndarray]], output: str) -> tuple[list[ImageLike], Any]:
@@ -241,8 +198,8 @@ class Predictor:
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
         if (output, size) not in self.programs:
-            model, how = self._model.clone(**OUTPUTS[output]), self.preparation
-            predict = on_pixels(model, self.preparation)
+            model, how = self._model.clone(**OUTPUTS[output]), self.preprocessing
+            predict = on_pixels(model, self.preprocessing)
             shape = (size, how.image_size, how.image_size, 3)
             images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=self.sharding)
             program = jax.jit(predict, out_shardings=self.sharding)

@@ -27,6 +27,9 @@ class Entry:
     weights_format: str
 
 
+# Fields of every module that are not of the model itself.
+_NOT_OPTIONS = {"parent", "name", "dtype"}
+
 _ENTRIES: dict[str, Entry] = {}
 
 
@@ -97,3 +100,22 @@ def _options(name: str) -> set[str]:
     build = entry(name).build
     module = getattr(build, "func", build)
     return {field.name for field in dataclasses.fields(module) if field.init} - {"parent", "name"}
+
+
+def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """The name, and the options beside it, with which `create_model` builds a module; `dtype` is not among them.
+
+    Raises:
+      ValueError: no registered name builds a module of this class.
+    """
+    fields = [field.name for field in dataclasses.fields(model) if field.init and field.name not in _NOT_OPTIONS]
+    found = []
+    for name, registered in _ENTRIES.items():
+        if getattr(registered.build, "func", registered.build) is type(model):
+            own = registered.build(num_classes=model.num_classes)
+            differing = {key for key in fields if getattr(model, key) != getattr(own, key)}
+            found.append((len(differing), name, {key: getattr(model, key) for key in fields if key in differing}))
+    if not found:
+        raise ValueError(f"a {type(model).__name__} is no registered model: give a name of `list_models()`")
+    _, name, options = min(found, key=lambda entry: entry[0])
+    return name, {"num_classes": model.num_classes, **options}

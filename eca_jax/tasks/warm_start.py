@@ -10,6 +10,7 @@ from eca_jax.tasks.task import Variables
 from eca_jax.weights import store
 from eca_jax.weights.card import Card
 from eca_jax.weights.load import load
+from eca_jax.weights.torch.folder import is_folder
 
 
 def from_weights(source: str, card: Card, fresh: Variables) -> tuple[Variables, str]:
@@ -39,10 +40,10 @@ def from_weights(source: str, card: Card, fresh: Variables) -> tuple[Variables, 
 
 
 def _read(path: epath.Path, card: Card) -> Variables:
-    if path.is_dir():
+    if path.is_dir() and not is_folder(path):
         return store.read(path).variables
     options = {key: value for key, value in card.options.items() if key != "num_classes"}
-    return load(card.model, path, **options)[1]
+    return load(path, card.model, **options)[1]
 
 
 def _classifier(card: Card) -> list[str]:

@@ -8,6 +8,9 @@ from typing import Any
 from eca_jax.models import Preprocessing
 
 CONFIG_FILE = "config.json"
+# Under which a card lies inside of a file for PyTorch: in the metadata of .safetensors, and among the attributes of a
+# pickled state dict, which is where PyTorch itself keeps what is no tensor.
+CARD_KEY = "eca_jax_card"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,57 +2,89 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etils import epath
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from eca_jax.models.registry import create_model
+from eca_jax.files import absolute
+from eca_jax.models import create_model, list_models, preprocessing
 from eca_jax.weights import store
-from eca_jax.weights.torch.files import read_state_dict
+from eca_jax.weights.card import Card
+from eca_jax.weights.class_names import class_names
+from eca_jax.weights.torch import folder
+from eca_jax.weights.torch.find import find
 from eca_jax.weights.torch.names import COUNTS
-from eca_jax.weights.torch.state_dict import Resolved, from_torch_resolved, resolve_variables, without_classifier
+from eca_jax.weights.torch.reader import embedded_card, read_checkpoint
+from eca_jax.weights.torch.state_dict import (
+    expected_keys,
+    from_torch_resolved,
+    resolve_variables,
+    unwrapped,
+    without_classifier,
+)
+
+# Entries of a checkpoint that say which model it is of; torchvision's scripts keep the command line, too.
+_NAMES = ("arch", "architecture", "model_name")
+_NAMES_IN_ARGUMENTS = ("arch", "model", "model_name")
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Weights as they were read.
+    """A model with its weights, and what is known beside them.
 
     Attributes:
-      model: the name, options and tensors of the model that they belong to.
-      variables: {"params", "batch_stats"}, and "num_batches_tracked" where PyTorch's counters came along.
-      meta: what lay beside them: a workdir's config and "step", or a checkpoint's "arch", "epoch", ...
-      tensors: of a PyTorch file, as they are in the file; None for a directory.
+      card: the model's name and options, how its images are prepared, the names of its classes.
+      model: the module.
+      variables: what `model.apply` takes: {"params", "batch_stats"} of float32 NumPy arrays.
+      counters: {"num_batches_tracked": ...} where PyTorch's counters came along, or {}; `to_torch` takes them beside
+        the variables.
+      format: of a PyTorch file, whose names its tensors have; None for a directory.
+      tensors: of a PyTorch file, the model's tensors as they are in the file; None for a directory.
+      step: of a workdir, the step the weights are from.
+      averaged: of a workdir, they are the moving average that the run kept.
+      remarks: what a person should know about how they were read, a line each.
     """
 
-    model: Resolved
+    card: Card
+    model: nn.Module
     variables: dict[str, Any]
-    meta: Mapping[str, Any]
-    tensors: dict[str, Any] | None = None
+    counters: dict[str, Any] = dataclasses.field(default_factory=dict)
+    format: str | None = None
+    tensors: dict[str, np.ndarray] | None = None
+    step: int | None = None
+    averaged: bool = False
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """One a class, for people; None where nothing tells them."""
+        return class_names(self.card.class_names, self.model.num_classes)
+
+    def with_class_names(self, names: Sequence[str]) -> "Weights":
+        """The same with other names. Raises ValueError unless there is one for each class."""
+        if len(names) != self.model.num_classes:
+            raise ValueError(f"there are names of {len(names)} classes, the model has {self.model.num_classes}")
+        return dataclasses.replace(self, card=dataclasses.replace(self.card, class_names=tuple(names)))
 
 
-def load(
-    name: str | None,
-    path: str | os.PathLike,
-    *,
-    scheme: str | None = None,
-    step: int | str | None = None,
-    ema: bool = True,
-    **overrides: Any,
-) -> tuple[nn.Module, dict[str, Any]]:
+def load(path: str | os.PathLike, model: str | None = None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
     """A model with its weights, ready for `model.apply(variables, images)`.
 
+    What was chosen or left out of a file that holds more than the model's weights is told by a warning.
+
     Args:
-      name: of the model; None takes the one that a workdir, a weights directory or a release checkpoint names.
-      path: a PyTorch file (`.pth`, `.pth.tar`, `.pt`, `.safetensors`), a training workdir, or a weights directory.
-      scheme: of a PyTorch file's names: "ecanet", "torchvision" or "timm"; None is the model's own.
-      step: of a workdir: a step, or "best" (None means the same).
-      ema: of a workdir: take the moving average of the weights where the run kept one.
-      **overrides: as for `create_model`. What is not given is taken from the weights: the number of classes and
-        the kernel sizes of ECA from the tensors, other options from a directory's config.json. With
-        `num_classes=0` or `features_only=True` the classifier's weights are left out.
+      path: a PyTorch file (`.pth`, `.pth.tar`, `.pt`, `.safetensors`, whatever its name), a folder of the Hugging Face
+        hub, a training workdir, or a weights directory.
+      model: its name; None takes the one that lies with the weights: in a workdir, a weights directory, a file that
+        `eca_jax.save` wrote, a release checkpoint.
+      **options: `dtype` and other arguments of `create_model`, and those of `read_weights`. What is not given is taken
+        from the weights: the number of classes and the kernel sizes of ECA from the tensors, other options from what
+        lies beside them. With `num_classes=0` or `features_only=True` the classifier's weights are left out.
 
     Returns:
       the model, and {"params": ..., "batch_stats": ...} of float32 NumPy arrays.
@@ -60,57 +92,141 @@ def load(
     Raises:
       FileNotFoundError: nothing there.
       ValueError: damaged, or not the weights of this model; one line says what differs and guesses why.
-      ImportError: the file needs PyTorch, which is not installed.
+      ImportError: a workdir, and Orbax is not installed.
     """
-    weights = read_weights(name, path, scheme=scheme, step=step, ema=ema, **overrides)
-    variables = {collection: tree for collection, tree in weights.variables.items() if collection != COUNTS}
-    return create_model(weights.model.name, **weights.model.options), variables
+    weights = read_weights(path, model, **options)
+    warn_of(path, weights)
+    return weights.model, weights.variables
+
+
+def warn_of(path: str | os.PathLike, weights: Weights) -> None:
+    """Warns, for the caller of the caller, of what was chosen and left out."""
+    for remark in weights.remarks:
+        warnings.warn(f"{path}: {remark}", stacklevel=3)
 
 
 def read_weights(
-    name: str | None,
     path: str | os.PathLike,
+    model: str | None = None,
     *,
-    scheme: str | None = None,
+    dtype: Any = jnp.float32,
+    format: str | None = None,
     step: int | str | None = None,
     ema: bool = True,
+    part: str | None = None,
     **overrides: Any,
 ) -> Weights:
-    """What `load` reads, with all that it leaves out. Arguments and errors are those of `load`."""
-    if not epath.Path(path).exists():
+    """What `load` reads, with all that it leaves out.
+
+    Args:
+      path, model, **overrides: as for `load`.
+      dtype: of the computation.
+      format: of a PyTorch file's names: "ecanet", "torchvision" or "timm"; None is the model's own.
+      step: of a workdir: a step, or "best" (None means the same).
+      ema: take the moving average of the weights where it lies beside them.
+      part: of a PyTorch file that holds the model's tensors more than once: the entry or the prefix of those to take.
+
+    Raises:
+      FileNotFoundError, ValueError, ImportError: as `load` does.
+    """
+    where = absolute(path)
+    if not where.exists():
         raise FileNotFoundError(f"there is no file or directory {path}")
-    if epath.Path(path).is_dir():
-        return _read_directory(name, path, scheme, step, ema, overrides)
+    if where.is_dir() and not folder.is_folder(where):
+        return _read_directory(where, model, dtype, step, ema, overrides)
     if step is not None:
-        raise ValueError(f"{path} is a file: only a training workdir has steps to choose from")
-    tensors, beside = read_state_dict(path)
-    name = _name(name, beside.get("arch"), path)
-    variables, resolved = from_torch_resolved(tensors, name, scheme=scheme, **overrides)
-    return Weights(resolved, variables, beside, tensors)
+        raise ValueError(f"{path} holds one set of weights: only a training workdir has steps to choose from")
+    if where.is_dir():
+        content, card = folder.read_folder(where)
+    else:
+        content = read_checkpoint(where)
+        card = _embedded(content, path)
+    name = _name(model, card.model if card else _named(content), path)
+    if card:
+        overrides = dict(card.options) | overrides
+    tensors, remarks = _find(content, path, name, format, overrides, ema, part)
+    variables, resolved = from_torch_resolved(tensors, name, format=format, **overrides)
+    counters = {key: variables.pop(key) for key in (COUNTS,) if key in variables}
+    beside = card or Card(name, {}, preprocessing(name))
+    return Weights(
+        dataclasses.replace(beside, options=resolved.options),
+        create_model(name, dtype=dtype, **resolved.options),
+        variables,
+        counters,
+        resolved.format,
+        tensors,
+        remarks=(*remarks, *_rounded(tensors)),
+    )
 
 
 def _read_directory(
+    path: os.PathLike,
     name: str | None,
-    path: str | os.PathLike,
-    scheme: str | None,
+    dtype: Any,
     step: int | str | None,
     ema: bool,
     overrides: Mapping[str, Any],
 ) -> Weights:
-    found = store.read(path, step, ema)
-    variables, meta = found.variables, {**found.content, **({} if found.step is None else {"step": found.step})}
-    if name and meta.get("model") not in (None, name):
-        raise ValueError(f"{path} holds {meta['model']}, not {name}")
-    name = _name(name, meta.get("model"), path)
-    stored = {key: meta[key] for key in ("num_classes",) if key in meta} | meta.get("overrides", {})
-    stored = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-    flat = flatten_dict(dict(variables))
-    resolved = resolve_variables(flat, name, scheme, **{**stored, **overrides})
-    counts = {(COUNTS, *module.split("/"), COUNTS): count for module, count in meta.get(COUNTS, {}).items()}
-    return Weights(resolved, unflatten_dict(without_classifier(flat, resolved) | counts), meta)
+    stored = store.read(path, step, ema)
+    name = _name(name, stored.card.model, path)
+    flat = flatten_dict(stored.variables)
+    resolved = resolve_variables(flat, name, **{**stored.card.options, **overrides})
+    counts = {(COUNTS, *key.split("/"), COUNTS): count for key, count in stored.content.get(COUNTS, {}).items()}
+    kept = without_classifier(flat | counts, resolved)
+    return Weights(
+        dataclasses.replace(stored.card, options=resolved.options),
+        create_model(name, dtype=dtype, **resolved.options),
+        unflatten_dict({key: value for key, value in kept.items() if key[0] != COUNTS}),
+        unflatten_dict({key: value for key, value in kept.items() if key[0] == COUNTS}),
+        step=stored.step,
+        averaged=stored.averaged,
+    )
 
 
-def _name(given: str | None, found: Any, path: str | os.PathLike) -> str:
+def _find(
+    content: Any,
+    path: str | os.PathLike,
+    name: str,
+    format: str | None,
+    overrides: Mapping[str, Any],
+    ema: bool,
+    part: str | None,
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    try:
+        found = find(content, expected_keys(name, format, overrides), ema=ema, part=part)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+    return unwrapped(found.tensors), found.remarks
+
+
+def _embedded(content: Any, path: str | os.PathLike) -> Card | None:
+    try:
+        return embedded_card(content)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+
+
+def _name(given: str | None, found: str | None, path: str | os.PathLike) -> str:
     if not (given or found):
         raise ValueError(f"{path} does not say of which model it is: give the model's name")
+    if given and found and given != found and found in list_models():
+        raise ValueError(f"{path} holds {found}, not {given}")
     return given or str(found)
+
+
+def _named(content: Any) -> str | None:
+    """The model that a checkpoint says it is of."""
+    if not isinstance(content, Mapping):
+        return None
+    arguments = content.get("args")
+    arguments = arguments if isinstance(arguments, Mapping) else getattr(arguments, "__dict__", {})
+    said = [*(content.get(key) for key in _NAMES), *(arguments.get(key) for key in _NAMES_IN_ARGUMENTS)]
+    names = [name for name in said if isinstance(name, str)]
+    return next((name for name in names if name in list_models()), names[0] if names else None)
+
+
+def _rounded(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """What becomes of tensors that are not of float32."""
+    kinds = sorted({tensor.dtype.name for tensor in tensors.values()})
+    half = [f"{kind} tensors become float32, every value kept" for kind in kinds if kind in ("bfloat16", "float16")]
+    return half + (["float64 tensors become float32, rounded"] if "float64" in kinds else [])

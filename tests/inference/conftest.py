@@ -5,9 +5,9 @@ import pytest
 from small_network import OPTIONS, PREPROCESSING, random_variables
 
 import eca_jax
-from eca_jax.inference.predictor import load_for_inference
 from eca_jax.models import Preprocessing
 from eca_jax.weights.card import Card
+from eca_jax.weights.load import read_weights
 from eca_jax.weights.store import save_directory
 
 
@@ -41,4 +41,4 @@ def weights(variables, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def loaded(weights):
-    return load_for_inference(None, weights)
+    return read_weights(weights)

@@ -14,10 +14,11 @@ from small_network import random_variables
 
 import eca_jax
 from eca_jax.data import eval_image
-from eca_jax.inference.class_names import class_names, imagenet_names
-from eca_jax.inference.predictor import Loaded
 from eca_jax.models import Preprocessing
 from eca_jax.models.timm_resnet import regular
+from eca_jax.weights.card import Card
+from eca_jax.weights.class_names import class_names, imagenet_names
+from eca_jax.weights.load import Weights
 
 FAMILIES = {
     "eca_resnet18": {"stage_sizes": (1, 1, 1, 1)},
@@ -53,7 +54,8 @@ def test_every_family_predicts_what_the_model_does(name):
     model = eca_jax.create_model(name, num_classes=10, **FAMILIES[name])
     how = Preprocessing(image_size=32, crop_pct=0.8, interpolation="bicubic")
     variables = random_variables(model)
-    predictor = eca_jax.Predictor(Loaded(name, model, variables, how, None), batch_sizes=(8,))  # compiled in seconds
+    weights = Weights(Card(name, {}, how), model, variables)
+    predictor = eca_jax.Predictor(weights, batch_sizes=(8,))  # compiled in seconds
     images = random_images(64)
     assert_same(predictor(images), apply(model, variables, images, how, batch_size=8))
 
@@ -65,7 +67,7 @@ def predictor(loaded):
 
 def test_any_number_of_images_takes_one_program_a_batch_size(loaded, model, variables):
     images = random_images(19)
-    expected = apply(model, variables, images, loaded.preparation)
+    expected = apply(model, variables, images, loaded.card.preprocessing)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
@@ -79,7 +81,7 @@ def test_any_number_of_images_takes_one_program_a_batch_size(loaded, model, vari
 
 
 def test_features_and_feature_maps(predictor, model, variables):
-    images, how = random_images(3), predictor.preparation
+    images, how = random_images(3), predictor.preprocessing
     assert_same(predictor.features(images), apply(model.clone(num_classes=0), variables, images, how))
     maps = predictor.feature_maps(images)
     for found, expected in zip(maps, apply(model.clone(features_only=True), variables, images, how), strict=True):
@@ -108,7 +110,7 @@ def test_every_kind_of_image_is_read(predictor, tmp_path):
 
 def test_classes_come_with_probabilities_and_names(predictor, model, variables):
     images = random_images(2)
-    probabilities = np.asarray(jax.nn.softmax(apply(model, variables, images, predictor.preparation)))
+    probabilities = np.asarray(jax.nn.softmax(apply(model, variables, images, predictor.preprocessing)))
     np.testing.assert_allclose(predictor.probabilities(images), probabilities, rtol=1e-4)
     for found, expected in zip(predictor.top(images, k=3), probabilities, strict=True):
         assert [prediction.index for prediction in found] == np.argsort(-expected)[:3].tolist()
@@ -140,12 +142,12 @@ def test_stream_is_lazy_ordered_and_survives_bad_images(predictor):
 
 def test_weights_are_loaded_by_name_in_the_dtype_asked_for(weights, predictor):
     images = random_images(4)
-    half = eca_jax.Predictor.load("eca_resnet18", weights, dtype=jax.numpy.bfloat16, batch_sizes=(4,))
+    half = eca_jax.Predictor.load(weights, "eca_resnet18", dtype=jax.numpy.bfloat16, batch_sizes=(4,))
     full = predictor(images)
     difference = np.abs(half(images) - full).max() / np.abs(full).max()
     assert 0 < difference < 0.05
     with pytest.raises(ValueError, match="batch sizes"):
-        eca_jax.Predictor.load(None, weights, batch_sizes=(0,))
+        eca_jax.Predictor.load(weights, batch_sizes=(0,))
 
 
 def test_names_are_imagenets_or_those_beside_the_weights():
@@ -154,9 +156,9 @@ def test_names_are_imagenets_or_those_beside_the_weights():
     assert len(names) == len(set(names.values())) == 1000
     assert list(names) == sorted(names)
     assert (names["n01440764"], names["n02123045"], names["n15075141"]) == ("tench", "tabby", "toilet tissue")
-    assert class_names({}, 1000) == list(names.values())
-    assert class_names({}, 10) is None
-    assert class_names({"class_names": ["n02123045", "dog"]}, 3) == ["tabby", "dog", "2"]
+    assert class_names(None, 1000) == list(names.values())
+    assert class_names(None, 10) is None
+    assert class_names(["n02123045", "dog"], 3) == ["tabby", "dog", "2"]
 
 
 def test_importing_the_package_imports_nothing_else():
@@ -175,7 +177,7 @@ def test_batches_are_split_over_all_devices(weights):
     """In a process with four devices: sizes become multiples of four, and every device gets a part."""
     check = f"""
 import numpy as np, jax, eca_jax
-predictor = eca_jax.Predictor.load(None, {str(weights)!r}, batch_sizes=(1, 6))
+predictor = eca_jax.Predictor.load({str(weights)!r}, batch_sizes=(1, 6))
 assert predictor.batch_sizes == [4, 8], predictor.batch_sizes
 images = np.random.default_rng(0).integers(0, 256, (9, 50, 60, 3), np.uint8)
 together = predictor(images)
@@ -188,5 +190,5 @@ print(together.tolist())
     result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     images = np.random.default_rng(0).integers(0, 256, (9, 50, 60, 3), np.uint8)
-    one = eca_jax.Predictor.load(None, weights, batch_sizes=(9,))(images)
+    one = eca_jax.Predictor.load(weights, batch_sizes=(9,))(images)
     assert_same(np.array(json.loads(result.stdout)), one)

@@ -8,7 +8,6 @@ from PIL import Image
 from small_network import random_variables
 
 import eca_jax
-from eca_jax.weights.torch.files import write_state_dict
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -17,7 +16,7 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     (example,) = re.findall(r"```python\n([^`]*Predictor\.load[^`]*)```", README.read_text())
     monkeypatch.chdir(tmp_path)
     variables = random_variables(eca_jax.create_model("eca_resnet18"), 64)
-    write_state_dict("eca_resnet18.safetensors", eca_jax.convert.to_torch(variables, "eca_resnet18"))
+    eca_jax.save("eca_resnet18.safetensors", "eca_resnet18", variables)
     for seed, name in enumerate(("cat", "dog", "fox")):
         pixels = np.random.default_rng(seed).integers(0, 256, (40, 50 + seed, 3), np.uint8)
         Image.fromarray(pixels).save(f"{name}.jpg")

@@ -15,7 +15,6 @@ from PIL import Image
 from small_network import random_variables
 
 import eca_jax
-from eca_jax.weights.torch.files import write_state_dict
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 # Flax requires them; they are training's, and seconds to import.
@@ -80,11 +79,11 @@ def run(code, outside, directory):
 
 def test_prediction_and_export_need_the_core_alone(outside, tmp_path):
     variables = random_variables(eca_jax.create_model("eca_resnet18", num_classes=3))
-    write_state_dict(tmp_path / "w.safetensors", eca_jax.convert.to_torch(variables, "eca_resnet18", num_classes=3))
+    eca_jax.save(tmp_path / "w.safetensors", "eca_resnet18", variables)
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "dog.png")
     code = """
 from eca_jax.commands.main import main
-weights = ["--model", "eca_resnet18", "--weights", "w.safetensors"]
+weights = ["--weights", "w.safetensors"]
 assert main(["predict", *weights, "dog.png"]) == 0
 assert main(["export", *weights, "model.npz"]) == 0
 import eca_jax, numpy as np

@@ -15,7 +15,7 @@ from originals import images, random_original, to_nchw
 import eca_jax
 from eca_jax.commands.main import main
 from eca_jax.convert import from_torch
-from eca_jax.weights.torch.files import read_state_dict
+from eca_jax.weights.torch.reader import read_checkpoint
 
 NAME = "eca_resnet18"
 OPTIONS = {"num_classes": 10, "kernel_sizes": (3, 1, 5, 9)}
@@ -54,7 +54,7 @@ def test_the_released_format_comes_back_bit_by_bit(release_file, module, tmp_pat
     assert "kernel_sizes=(3, 1, 5, 9)" in capsys.readouterr().out
     for name in ("bare.pth", "bare.pt", "tensors.safetensors"):
         assert convert(tmp_path / "weights", tmp_path / name) == 0
-        tensors, _ = read_state_dict(tmp_path / name)
+        tensors = read_checkpoint(tmp_path / name)
         assert_same(tensors, module)
         fresh = random_original(NAME, seed=1, **OPTIONS)
         fresh.load_state_dict({key: torch.as_tensor(np.asarray(t)) for key, t in tensors.items()}, strict=True)
@@ -84,7 +84,7 @@ def test_load_reads_every_kind_and_gives_the_originals_logits(release_file, modu
         (None, tmp_path / "weights"),
         (NAME, tmp_path / "tensors.safetensors"),
     ):
-        model, variables = eca_jax.load(name, path)
+        model, variables = eca_jax.load(path, name)
         assert (model.num_classes, model.kernel_sizes) == (10, (3, 1, 5, 9))
         assert set(variables) == {"params", "batch_stats"}
         np.testing.assert_allclose(model.apply(variables, batch), expected, atol=1e-4 * np.abs(expected).max())
@@ -93,7 +93,7 @@ def test_load_reads_every_kind_and_gives_the_originals_logits(release_file, modu
 def test_load_without_classifier(release_file, tmp_path):
     convert(release_file, tmp_path / "weights")
     for path in (release_file, tmp_path / "weights"):
-        model, variables = eca_jax.load(NAME, path, num_classes=0)
+        model, variables = eca_jax.load(path, NAME, num_classes=0)
         assert "fc" not in variables["params"]
         assert model.apply(variables, images(32)).shape == (2, 512)
 
@@ -107,8 +107,8 @@ def test_the_kind_of_state_dict_does_not_matter(module, tmp_path):
     safetensors.torch.save_file(state_dict, tmp_path / "model.safetensors")
     expected = flatten_dict(from_torch(state_dict, NAME))
     for name in ("bare.pth", "model.pth", "legacy.pth", "model.safetensors"):
-        tensors, _ = read_state_dict(tmp_path / name)
-        for path, value in flatten_dict(from_torch(tensors, NAME)).items():
+        _, variables = eca_jax.load(tmp_path / name, NAME)
+        for path, value in flatten_dict(variables).items():
             np.testing.assert_array_equal(value, expected[path], strict=True)
 
 
@@ -117,7 +117,7 @@ def test_bfloat16_needs_no_torch_in_safetensors(module, tmp_path, capsys):
     safetensors.torch.save_file(rounded, tmp_path / "half.safetensors")
     assert convert(tmp_path / "half.safetensors", tmp_path / "weights") == 0
     assert "bfloat16 tensors become float32" in capsys.readouterr().out
-    _, variables = eca_jax.load(None, tmp_path / "weights")
+    _, variables = eca_jax.load(tmp_path / "weights")
     np.testing.assert_array_equal(variables["params"]["fc"]["kernel"], rounded["fc.weight"].float().numpy().T)
 
 
@@ -234,18 +234,17 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_safetensors_needs_no_torch(module, tmp_path):
-    source, back = tmp_path / "in.safetensors", tmp_path / "back.safetensors"
-    safetensors.torch.save_file(module.state_dict(), source)
-    for paths in ((source, tmp_path / "weights"), (tmp_path / "weights", back)):
+def test_reading_and_safetensors_need_no_torch(release_file, module, tmp_path):
+    back = tmp_path / "back.safetensors"
+    for paths in ((release_file, tmp_path / "weights"), (tmp_path / "weights", back)):
         command = [sys.executable, "-c", WITHOUT_TORCH, "convert", "--model", NAME, *map(str, paths)]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
-    assert_same(read_state_dict(back)[0], module)
+    assert_same(read_checkpoint(back), module)
 
 
-def test_without_torch_other_files_say_what_is_missing(release_file, tmp_path):
-    command = [sys.executable, "-c", WITHOUT_TORCH, "convert", "--model", NAME, str(release_file), str(tmp_path / "w")]
+def test_without_torch_writing_other_files_says_what_is_missing(release_file, tmp_path):
+    command = [sys.executable, "-c", WITHOUT_TORCH, "convert", str(release_file), str(tmp_path / "w.pth")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "needs PyTorch, which is not installed: pip install torch" in done.stderr
-    assert not (tmp_path / "w").exists()
+    assert not (tmp_path / "w.pth").exists()

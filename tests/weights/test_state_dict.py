@@ -188,4 +188,4 @@ def test_unknown_names_are_errors(resnet18):
     with pytest.raises(ValueError, match="did you mean eca_resnet18"):
         from_torch(resnet18, "eca_resnet81")
     with pytest.raises(ValueError, match="no naming scheme 'keras'"):
-        from_torch(resnet18, "eca_resnet18", scheme="keras")
+        from_torch(resnet18, "eca_resnet18", format="keras")

@@ -17,7 +17,7 @@ from eca_jax.training.checkpoints import Checkpoints
 from eca_jax.training.optimizer import make_optimizer
 from eca_jax.training.state import TrainState
 from eca_jax.training.workdir import claim_workdir
-from eca_jax.weights.torch.files import read_state_dict
+from eca_jax.weights.torch.reader import read_checkpoint
 
 NAME, CLASSES, STEPS_PER_EPOCH = "eca_resnet18", 10, 4
 
@@ -77,7 +77,7 @@ def convert(*arguments) -> int:
 
 
 def assert_weights(path, variables):
-    tensors, _ = read_state_dict(path)
+    tensors = read_checkpoint(path)
     for key, value in to_torch(variables, NAME).items():
         np.testing.assert_array_equal(np.asarray(tensors[key]), value, err_msg=key)
 
@@ -88,8 +88,8 @@ def assert_weights(path, variables):
         ((), 0, True),
         (("--step=best",), 0, True),
         (("--step=12",), 1, True),
-        (("--weights=raw",), 0, False),
-        (("--step=12", "--weights=raw"), 1, False),
+        (("--raw",), 0, False),
+        (("--step=12", "--raw"), 1, False),
     ],
 )
 def test_the_best_or_a_step_raw_or_averaged(workdir, states, tmp_path, flags, index, averaged):
@@ -111,7 +111,7 @@ def test_steps_are_of_workdirs_only(workdir, tmp_path, capsys):
 
 
 def test_load_reads_a_workdir(workdir, states):
-    model, variables = eca_jax.load(None, workdir, step=12, ema=False)
+    model, variables = eca_jax.load(workdir, step=12, ema=False)
     assert (model.num_classes, model.kernel_sizes) == (CLASSES, (3, 3, 3, 3))
     for path, value in flatten_dict(variables).items():
         np.testing.assert_array_equal(value, flatten_dict(states[1].variables)[path])
@@ -120,7 +120,7 @@ def test_load_reads_a_workdir(workdir, states):
 def test_the_release_resumes_with_our_momentum(workdir, states, tmp_path):
     """Its next update, of gradient zero, is ours: weights, momentum, weight decay and learning rate all came along."""
     path = tmp_path / "resume.pth.tar"
-    assert convert("--weights=raw", "--step=12", workdir, path) == 0
+    assert convert("--raw", "--step=12", workdir, path) == 0
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["epoch"] == 3
     assert checkpoint["best_prec1"] == 75.0

@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from eca_jax.models import create_model
+from eca_jax.models.registry import entry
 from eca_jax.weights import store
-from eca_jax.weights.torch.files import as_torch, import_torch, save_pickle
-from eca_jax.weights.torch.names import Path
-from eca_jax.weights.torch.state_dict import MismatchError, Resolved
+from eca_jax.weights.card import Card
+from eca_jax.weights.torch.names import Path, correspondence
+from eca_jax.weights.torch.state_dict import MismatchError, image_size
+from eca_jax.weights.torch.writer import import_torch, torch_state_dict, write_pickle
 
-SUFFIX = ".pth.tar"
+# By the same names in a recipe and in torch.optim.SGD.
+_SGD = ("momentum", "nesterov", "weight_decay")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,33 +37,41 @@ class Progress:
     momentum: Mapping[Path, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-def read_progress(workdir: str | os.PathLike, meta: Mapping[str, Any], *, averaged: bool) -> Progress:
+def read_progress(workdir: str | os.PathLike, step: int, *, averaged: bool) -> Progress:
     """How far a training workdir's weights are trained.
 
     Args:
-      meta: what `load_variables` gives with the weights: the config, and the step they are from.
-      averaged: the weights are a moving average, to which the momentum does not belong.
+      step: the checkpoint they are from.
+      averaged: they are a moving average, to which the momentum does not belong.
+
+    Raises:
+      ValueError: the run trains with another optimizer than SGD, which the script does not know; or damaged files.
     """
-    config, step = meta["config"], meta["step"]
-    noted = store.read_progress(workdir, step)
-    lines = [noted.get("best"), store.judging_line(store.evaluations(workdir).get(step) or {"validation": None})]
-    best = max((line["top1"] for line in lines if line), default=0.0)
+    config = store.read_config(store.absolute(workdir))["config"]
     optimizer = config["optimizer"]
-    sgd = {"lr": config["learning_rate"], **{key: optimizer[key] for key in ("momentum", "nesterov", "weight_decay")}}
+    if any(key not in optimizer for key in _SGD) or optimizer.get("name", "sgd") != "sgd":
+        name = optimizer.get("name", "another optimizer")
+        raise ValueError(
+            f"{workdir} is trained by {name}, and the release's script goes on with SGD alone; .pth holds the weights "
+            "without the optimizer"
+        )
+    noted = store.read_progress(workdir, step)
+    judged = store.evaluations(workdir).get(step)
+    lines = [noted.get("best"), judged and store.judging_line(judged)]
     momentum = {}
     for name, value in {} if averaged else store.read_optimizer(workdir, step).items():
         if match := re.fullmatch(r"opt_state\.(?:\d+\.)*trace\.(.+)", name):
             momentum["params", *match[1].split(".")] = value
     return Progress(
         epoch=int(noted["epoch"] + 1e-6),
-        best_top1=100 * best,
-        sgd=sgd,
+        best_top1=100 * max((line["top1"] for line in lines if line), default=0.0),
+        sgd={"lr": config["learning_rate"], **{key: optimizer[key] for key in _SGD}},
         momentum=momentum,
     )
 
 
 def write_release_checkpoint(
-    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], model: Resolved, progress: Progress
+    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], card: Card, format: str | None, progress: Progress
 ) -> None:
     """Writes dict(epoch, arch, state_dict, best_prec1, optimizer), as the release's main.py does.
 
@@ -67,27 +79,33 @@ def write_release_checkpoint(
     `torch.optim.SGD` over all parameters in the model's order, one group, as the script has it; where there is no
     momentum the script starts from zero momentum.
 
+    Args:
+      tensors: of the card's model by the names of `format`, which None makes the model's own.
+
     Raises:
       MismatchError: the momentum is not that of the model's parameters.
       ImportError: PyTorch is not installed.
     """
-    torch = import_torch(path)
-    state_dict = as_torch(tensors)
-    parameters = [pair for pair in model.pairs if pair.path[0] == "params"]
-    weights = [torch.nn.Parameter(state_dict[pair.key]) for pair in parameters]
+    torch = import_torch(f"writing {path}")
+    name, options = card.model, card.options
+    model, format = create_model(name, **options), format or entry(name).weights_format
+    pairs = correspondence(model, image_size(name, options), format)
+    parameters = [pair for pair in pairs if pair.path[0] == "params"]
+    state_dict = torch_state_dict(tensors, card, prefix="module.")
+    weights = [torch.nn.Parameter(state_dict[f"module.{pair.key}"]) for pair in parameters]
     optimizer = torch.optim.SGD(weights, **progress.sgd)
     if progress.momentum:
         shapes = {pair.path: pair.shape for pair in parameters}
         if {key: value.shape for key, value in progress.momentum.items()} != shapes:
-            raise MismatchError(f"the optimizer's momentum is not of the parameters of {model.name}")
+            raise MismatchError(f"the optimizer's momentum is not of the parameters of {name}")
         for pair, weight in zip(parameters, weights, strict=True):
             buffer = np.array(pair.layout.to_torch(progress.momentum[pair.path]), np.float32, order="C")
             optimizer.state[weight]["momentum_buffer"] = torch.from_numpy(buffer)
     checkpoint = {
         "epoch": progress.epoch,
-        "arch": model.name,
-        "state_dict": {f"module.{key}": tensor for key, tensor in state_dict.items()},
+        "arch": name,
+        "state_dict": state_dict,
         "best_prec1": torch.tensor(progress.best_top1),
         "optimizer": optimizer.state_dict(),
     }
-    save_pickle(path, checkpoint)
+    write_pickle(path, checkpoint)

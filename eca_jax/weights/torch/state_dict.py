@@ -30,19 +30,19 @@ class Resolved:
     """The model that a set of tensors belongs to.
 
     Attributes:
-      name, scheme: of the model, and of the PyTorch names.
+      name, format: of the model, and of the PyTorch names.
       options: what to give `create_model` beside the name.
       pairs: its tensors in both worlds, in the order of PyTorch's `state_dict`.
     """
 
     name: str
-    scheme: str
+    format: str
     options: dict[str, Any]
     pairs: list[Pair]
 
 
 def from_torch(
-    state_dict: Mapping[str, Any], name: str, *, scheme: str | None = None, **overrides: Any
+    state_dict: Mapping[str, Any], name: str, *, format: str | None = None, **overrides: Any
 ) -> dict[str, Any]:
     """Flax variables from PyTorch tensors.
 
@@ -53,7 +53,7 @@ def from_torch(
     Args:
       state_dict: torch tensors or NumPy arrays by PyTorch's names.
       name: of the model.
-      scheme: of the names: "ecanet", "torchvision" or "timm"; None is the model's own.
+      format: of the names: "ecanet", "torchvision" or "timm"; None is the model's own.
       **overrides: as for `create_model`. With `num_classes=0` or `features_only=True` the state dict is still
         the whole model's, and the variables are the part of it that the model without classifier has.
 
@@ -66,15 +66,15 @@ def from_torch(
       MismatchError (a ValueError): a tensor is missing, unexpected, or of another shape; lists them and guesses why.
       ValueError: unknown model or option, or a tensor that is not of floating point.
     """
-    return from_torch_resolved(state_dict, name, scheme=scheme, **overrides)[0]
+    return from_torch_resolved(state_dict, name, format=format, **overrides)[0]
 
 
 def from_torch_resolved(
-    state_dict: Mapping[str, Any], name: str, *, scheme: str | None = None, **overrides: Any
+    state_dict: Mapping[str, Any], name: str, *, format: str | None = None, **overrides: Any
 ) -> tuple[dict[str, Any], Resolved]:
     """`from_torch`, and which model the tensors turned out to be of."""
     state_dict = unwrapped(state_dict)
-    resolved = resolve(state_dict, name, scheme, **overrides)
+    resolved = resolve(state_dict, name, format, **overrides)
     by_key = {pair.key: pair for pair in resolved.pairs}
     flat = {by_key[key].path: _to_flax(tensor, by_key[key]) for key, tensor in state_dict.items()}
     if not any(value for path, value in flat.items() if path[0] == COUNTS):
@@ -93,7 +93,7 @@ def without_classifier(flat: dict[Path, Any], resolved: Resolved) -> dict[Path, 
 
 
 def to_torch(
-    variables: Mapping[str, Any], name: str, *, scheme: str | None = None, **overrides: Any
+    variables: Mapping[str, Any], name: str, *, format: str | None = None, **overrides: Any
 ) -> dict[str, np.ndarray]:
     """PyTorch tensors from Flax variables, as NumPy arrays: float32, and int64 scalars for BatchNorm's counters.
 
@@ -102,23 +102,23 @@ def to_torch(
 
     Args:
       variables: {"params": ..., "batch_stats": ...}.
-      name, scheme, **overrides: as for `from_torch`.
+      name, format, **overrides: as for `from_torch`.
 
     Raises:
       MismatchError (a ValueError): the variables are not those of the model.
       ValueError: unknown model or option.
     """
     flat = flatten_dict(dict(variables))
-    resolved = resolve_variables(flat, name, scheme, **overrides)
+    resolved = resolve_variables(flat, name, format, **overrides)
     return {pair.key: _to_torch(flat.get(pair.path, np.int64(0)), pair) for pair in resolved.pairs}
 
 
 def model_options(
-    state_dict: Mapping[str, Any], name: str, *, scheme: str | None = None, **overrides: Any
+    state_dict: Mapping[str, Any], name: str, *, format: str | None = None, **overrides: Any
 ) -> dict[str, Any]:
     """What `create_model(name, **options)` needs to build the model of this state dict: `from_torch`'s `overrides`,
     `num_classes`, and where they are not the model's default, ECA's `kernel_sizes`. Raises as `from_torch` does."""
-    return resolve(unwrapped(state_dict), name, scheme, **overrides).options
+    return resolve(unwrapped(state_dict), name, format, **overrides).options
 
 
 def unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,27 +129,27 @@ def unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return dict(state_dict)
 
 
-def resolve(state_dict: Mapping[str, Any], name: str, scheme: str | None = None, **overrides: Any) -> Resolved:
+def resolve(state_dict: Mapping[str, Any], name: str, format: str | None = None, **overrides: Any) -> Resolved:
     """The model that the tensors of an unwrapped state dict belong to. Raises as `from_torch` does."""
     shapes = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
 
     def found(pair: Pair) -> Shape | None:
         return pair.layout.flax_shape(shapes[pair.key]) if pair.key in shapes else None
 
-    resolved = _infer(found, name, scheme, overrides)
+    resolved = _infer(found, name, format, overrides)
     expected = {pair.key: pair.torch_shape for pair in resolved.pairs}
     optional = {pair.key for pair in resolved.pairs if pair.path[0] == COUNTS}
     message = _differences(shapes, expected, optional)
     if message:
         hint = _guess(*({k: v for k, v in side.items() if k not in optional} for side in (shapes, expected)), resolved)
-        raise MismatchError(f"the tensors are not those of {name} by {resolved.scheme}'s names: {message}{hint}")
+        raise MismatchError(f"the tensors are not those of {name} by {resolved.format}'s names: {message}{hint}")
     return resolved
 
 
-def resolve_variables(flat: Mapping[Path, Any], name: str, scheme: str | None = None, **overrides: Any) -> Resolved:
+def resolve_variables(flat: Mapping[Path, Any], name: str, format: str | None = None, **overrides: Any) -> Resolved:
     """As `resolve`, for flattened Flax variables. Raises as `to_torch` does."""
     shapes = {path: np.shape(value) for path, value in flat.items()}
-    resolved = _infer(lambda pair: shapes.get(pair.path), name, scheme, overrides)
+    resolved = _infer(lambda pair: shapes.get(pair.path), name, format, overrides)
     found = {"/".join(path): shape for path, shape in shapes.items()}
     expected = {"/".join(pair.path): pair.shape for pair in resolved.pairs}
     message = _differences(found, expected, {path for path in expected if path.startswith(COUNTS)})
@@ -158,19 +158,24 @@ def resolve_variables(flat: Mapping[Path, Any], name: str, scheme: str | None = 
     return resolved
 
 
+def expected_keys(name: str, format: str | None, overrides: Mapping[str, Any]) -> set[str]:
+    """PyTorch's keys of a model, whatever its number of classes. Raises ValueError for an unknown model or option."""
+    asked = _with_classifier(overrides)
+    pairs = correspondence(create_model(name, **asked), image_size(name, asked), format or entry(name).weights_format)
+    return {pair.key for pair in pairs}
+
+
 def _infer(
-    found: Callable[[Pair], Shape | None], name: str, scheme: str | None, overrides: Mapping[str, Any]
+    found: Callable[[Pair], Shape | None], name: str, format: str | None, overrides: Mapping[str, Any]
 ) -> Resolved:
     """`found` tells the Flax shape that a tensor has, or None where it is missing or of another kind."""
-    scheme = scheme or entry(name).weights_format
-    asked = {key: value for key, value in overrides.items() if key != "features_only"}
-    if not asked.get("num_classes"):
-        asked.pop("num_classes", None)
-    pairs = correspondence(create_model(name, **asked), image_size(name, asked), scheme)
+    format = format or entry(name).weights_format
+    asked = _with_classifier(overrides)
+    pairs = correspondence(create_model(name, **asked), image_size(name, asked), format)
     options = {**asked, **_inferred(pairs, found, asked)}
     if any(found(pair) not in (None, pair.shape) for pair in pairs):
-        pairs = correspondence(create_model(name, **options), image_size(name, options), scheme)
-    return Resolved(name, scheme, {**options, **_headless(overrides)}, pairs)
+        pairs = correspondence(create_model(name, **options), image_size(name, options), format)
+    return Resolved(name, format, {**options, **_headless(overrides)}, pairs)
 
 
 def _inferred(pairs: Iterable[Pair], found: Callable[[Pair], Shape | None], asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,6 +198,14 @@ def _inferred(pairs: Iterable[Pair], found: Callable[[Pair], Shape | None], aske
     if sizes != default_sizes:
         options["kernel_sizes"] = tuple(sizes.values())
     return {key: value for key, value in options.items() if key not in asked}
+
+
+def _with_classifier(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides without those that ask for a model without classifier."""
+    asked = {key: value for key, value in overrides.items() if key != "features_only"}
+    if not asked.get("num_classes"):
+        asked.pop("num_classes", None)
+    return asked
 
 
 def _headless(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,7 +278,7 @@ def _guess(found: Mapping[str, Shape], expected: Mapping[str, Shape], resolved: 
         return ""
     relatives = _relatives(resolved.name) if set(found) & set(expected) else ()
     other = next((name for name in relatives if _fits(found, name)), None)
-    return f": they are those of {other}" if other else ": they look like another model's, or another --format"
+    return f": they are those of {other}" if other else ": they look like another model's, or another format's"
 
 
 def _relatives(name: str) -> list[str]:

@@ -14,9 +14,9 @@ import numpy as np
 from eca_jax.models.registry import create_model, entry
 from eca_jax.weights.load import Weights
 from eca_jax.weights.torch import peer as torch_peer
-from eca_jax.weights.torch.files import as_torch, import_torch
 from eca_jax.weights.torch.names import COUNTS
-from eca_jax.weights.torch.state_dict import image_size, to_torch, unwrapped
+from eca_jax.weights.torch.state_dict import image_size, to_torch
+from eca_jax.weights.torch.writer import as_torch, import_torch
 
 # Names that originals give to what `features_only` returns here, the outputs at strides 4, 8, 16 and 32.
 STAGES = (
@@ -84,13 +84,13 @@ def original(name: str, options: Mapping[str, Any], reference: str | None = None
 def _factory(reference: str) -> Callable[[Mapping[str, int]], Any]:
     module, colon, name = reference.partition(":")
     if not colon:
-        raise ValueError(f"--reference is timm, torchvision, ecanet or MODULE:FACTORY, not {reference!r}")
+        raise ValueError(f"reference is timm, torchvision, ecanet or MODULE:FACTORY, not {reference!r}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         factory = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
-        raise ImportError(f"--reference {reference} cannot be imported: {error}") from None
+        raise ImportError(f"reference {reference} cannot be imported: {error}") from None
     if not callable(factory):
         raise ValueError(f"module {module} has no function {name!r}")
     accepted = inspect.signature(factory).parameters.values()
@@ -103,11 +103,10 @@ def _factory(reference: str) -> Callable[[Mapping[str, int]], Any]:
 
 def original_tensors(weights: Weights) -> dict[str, Any]:
     """Torch tensors of the weights under the original's names: the file's own, or those we would write."""
-    if weights.tensors is None:
-        tensors = to_torch(weights.variables, weights.model.name, scheme=weights.model.scheme, **weights.model.options)
-        return as_torch(tensors)
-    tensors = unwrapped(weights.tensors)
-    return as_torch(tensors) if any(isinstance(tensor, np.ndarray) for tensor in tensors.values()) else tensors
+    if weights.tensors is not None:
+        return as_torch(weights.tensors)
+    variables = {**weights.variables, **weights.counters}
+    return as_torch(to_torch(variables, weights.card.model, format=weights.format, **weights.card.options))
 
 
 def load_original(module: Any, tensors: Mapping[str, Any], what: str) -> None:

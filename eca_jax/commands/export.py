@@ -1,0 +1,33 @@
+"""`eca-jax export`."""
+
+import argparse
+from typing import Any
+
+from eca_jax.commands.options import add_classes, add_dtype, add_weights, read
+from eca_jax.inference.export import INPUTS, PLATFORMS, export, export_saved_model
+
+
+def add_parsers(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "export",
+        help="model and weights as one file that needs only JAX",
+        description="Writes one file that `eca_jax.load_exported`, or a few lines of JAX and NumPy, can run.",
+    )
+    add_weights(parser)
+    add_dtype(parser)
+    add_classes(parser)
+    parser.add_argument("out", metavar="OUT", help="the file to write, such as model.npz")
+    parser.add_argument("--saved_model", action="store_true", help="write a TensorFlow SavedModel, a directory")
+    parser.add_argument("--input", default="uint8", choices=INPUTS, help="pixels, or pixels normalised by the caller")
+    everywhere = ",".join(PLATFORMS)
+    parser.add_argument("--platforms", default=everywhere, help=f"what it shall run on ({everywhere})")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    weights = read(args)
+    write = export_saved_model if args.saved_model else export
+    write(args.out, weights, input=args.input, platforms=args.platforms.split(","))
+    size = weights.card.preprocessing.image_size
+    print(f"{args.out}: {weights.card.model}, {args.input} images [N, S, S, 3] of {size} pixels")
+    return 0
