@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from eca_jax.commands.options import add_classes, add_dtype, add_weights, positive, read
 from eca_jax.compilation_cache import use_compilation_cache
-from eca_jax.inference.predictor import BATCH_SIZES, Prediction, Predictor
+from eca_jax.inference.predictor import BATCH_SIZES, Predictor
+from eca_jax.inference.ranking import Prediction
 
 
 def add_parsers(subparsers: Any) -> None:

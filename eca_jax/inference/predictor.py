@@ -1,6 +1,5 @@
 """Compiled inference: images of any kind in; probabilities, logits or features out."""
 
-import dataclasses
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from PIL import Image
 
 from eca_jax import sharding
 from eca_jax.data.preprocess import ImageLike, eval_image
+from eca_jax.inference.ranking import Prediction, rank, softmax
 from eca_jax.kernels.lowering import compiler_options
 from eca_jax.models.inputs import on_pixels
 from eca_jax.weights.load import Weights, read_weights, warn_of
@@ -26,15 +26,6 @@ OUTPUTS = {"logits": {}, "features": {"num_classes": 0}, "feature_maps": {"featu
 IN_FLIGHT = 2
 
 OnError = Callable[[ImageLike, Exception], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """A class of an image: its index, its probability, and its name where that is known."""
-
-    index: int
-    probability: float
-    name: str | None = None
 
 
 class Predictor:
@@ -122,9 +113,7 @@ class Predictor:
 
     def rank(self, logits: np.ndarray, k: int = 5) -> list[Prediction]:
         """The `k` likeliest classes of one image, given its logits [classes]."""
-        probabilities = softmax(logits)
-        best = np.argsort(-probabilities, kind="stable")[:k]
-        return [Prediction(int(i), float(probabilities[i]), self.class_names and self.class_names[i]) for i in best]
+        return rank(logits, k, self.class_names)
 
     def stream(
         self, images: Iterable[ImageLike], output: str = "logits", on_error: OnError | None = None
@@ -205,12 +194,6 @@ class Predictor:
             program = jax.jit(predict, out_shardings=self.sharding)
             self.programs[output, size] = program.lower(self.variables, images).compile(compiler_options())
         return self.programs[output, size]
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis; in NumPy, since compiling it takes longer than it does."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def _finish(images: list[ImageLike], result: Any) -> Iterator[tuple[ImageLike, Any]]:

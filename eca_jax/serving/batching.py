@@ -29,8 +29,8 @@ class Program(Protocol):
         """Batch sizes, ascending."""
         ...
 
-    def __call__(self, rows: Sequence[np.ndarray]) -> Sequence[Any]:
-        """One result for each of at most `sizes[-1]` rows; called in a thread, returns when they are computed."""
+    def __call__(self, rows: Sequence[np.ndarray]) -> Any:
+        """A sequence of one result for each of at most `sizes[-1]` rows, once they are computed; called in a thread."""
         ...
 
 
@@ -153,7 +153,8 @@ class Batcher:
             self._launch(program, batch_size(waiting, program.sizes))
 
     def _launch(self, program: Program, size: int) -> None:
-        batch, rest = [], deque[_Row]()
+        batch: list[_Row] = []
+        rest: deque[_Row] = deque()
         for row in self._rows:
             chosen = row.program is program and len(batch) < size
             (batch if chosen else rest).append(row)
@@ -166,7 +167,7 @@ class Batcher:
 
     async def _compute(self, program: Program, batch: list[_Row]) -> None:
         loop = asyncio.get_running_loop()
-        results: Sequence[Any] | Exception
+        results: Any
         try:
             results = await loop.run_in_executor(self._threads, program, [row.value for row in batch])
         except Exception as error:  # whatever it is belongs to the callers, and must not end the queue

@@ -1,0 +1,209 @@
+"""The application in this process: what it answers, and that it is what `Predictor` says."""
+
+import asyncio
+import base64
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from servers import LIMITS, encoded, ready, serving
+
+import eca_jax
+from eca_jax.serving.limits import Limits
+from eca_jax.serving.models import Source
+
+RAW = [("content-type", "application/octet-stream")]
+JSON = [("content-type", "application/json")]
+FORM = [("content-type", "multipart/form-data; boundary=XX")]
+
+
+def as_json(**fields):
+    return json.dumps(fields).encode()
+
+
+def as_form(images, **fields):
+    parts = [f'--XX\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()]
+    parts += [
+        b'--XX\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + image + b"\r\n"
+        for image in images
+    ]
+    return b"".join(parts) + b"--XX--\r\n"
+
+
+@pytest.fixture(scope="module")
+def predictor(weights):
+    return eca_jax.Predictor.load(weights, batch_sizes=(1,), outputs=("logits", "features"))
+
+
+def test_one_image_in_every_form_has_the_predictors_answer_to_the_last_bit(server, predictor, image):
+    (expected,) = predictor.top([image], k=3)
+    features = predictor.features([image])[0]
+    base64_image = base64.b64encode(image).decode()
+    for body, headers, query in (
+        (image, RAW, b"top=3&features=true"),
+        (image, [("content-type", "image/png")], b"top=3&features=1&model=eca_resnet18"),
+        (as_json(images=[base64_image], top=3, features=True), JSON, b""),
+        (as_form([image], top=3, features="true"), FORM, b""),
+        ([image[:100], image[100:]], RAW, b"top=3&features=true"),
+    ):
+        answer = server.call("POST", "/v1/predict", body, headers, query)
+        assert answer.status == 200, answer.body
+        content = answer.json()
+        assert (content["model"], content["version"]) == ("eca_resnet18", "1")
+        (prediction,) = content["predictions"]
+        assert [(c["class"], c["probability"], c["name"]) for c in prediction["classes"]] == [
+            (c.index, c.probability, c.name) for c in expected
+        ]
+        np.testing.assert_array_equal(np.array(prediction["features"], np.float32), features)
+
+
+def test_many_images_are_answered_in_their_order(server, weights):
+    """Six images with batches of 1 and 4: a batch of 4, then one of 2 padded to 4, as the predictor does."""
+    images = [encoded(seed=seed) for seed in range(6)]
+    predictor = eca_jax.Predictor.load(weights, batch_sizes=(1, 4))
+    expected = predictor.top(images, k=5)
+    answer = server.call("POST", "/v1/predict", as_form(images), FORM)
+    found = [[(c["class"], c["probability"]) for c in p["classes"]] for p in answer.json()["predictions"]]
+    assert found == [[(c.index, c.probability) for c in classes] for classes in expected]
+
+
+def test_health_readiness_models_metrics_and_the_page(server, image):
+    server.call("POST", "/v1/predict", image, RAW)
+    assert server.call("GET", "/healthz").json() == {"status": "ok"}
+    assert server.call("GET", "/readyz").json() == {"status": "ready"}
+    (model,) = server.call("GET", "/v1/models").json()["models"]
+    assert (model["num_classes"], model["image_size"], model["returns"]) == (4, 32, ["logits", "features"])
+    metrics = server.call("GET", "/metrics").body.decode()
+    for line in (
+        'eca_requests_total{endpoint="predict",status="200"}',
+        'eca_request_seconds_bucket{endpoint="predict",le="0.1"}',
+        "eca_batch_images_count",
+        "eca_queue_images 0.0",
+        "eca_accepted_images 0.0",
+        "eca_device_busy_seconds_total",
+    ):
+        assert line in metrics
+    page = server.call("GET", "/")
+    assert page.status == 200 and page.headers["content-type"].startswith("text/html")
+    assert b"http" not in page.body.replace(b"http-equiv", b"")  # nothing comes from elsewhere
+    document = server.call("GET", "/openapi.json").json()
+    assert {"/v1/predict", "/v1/models", "/healthz", "/readyz", "/metrics"} <= set(document["paths"])
+
+
+def test_several_models_by_name(weights, image):
+    first, second = Source(str(weights), "first"), Source(str(weights), "second")
+    service, running = serving(first, second, batch_sizes=(1,), outputs=("logits",))
+    with running:
+        ready(service)
+        assert running.call("POST", "/v1/predict", image, RAW).json()["model"] == "first"
+        assert running.call("POST", "/v1/predict", image, RAW, b"model=second").json()["model"] == "second"
+        answer = running.call("POST", "/v1/predict", image, RAW, b"model=third")
+        assert (answer.status, answer.json()) == (404, {"error": "there is no model 'third'; there is first, second"})
+        answer = running.call("POST", "/v1/predict", image, RAW, b"features=true")
+        assert (answer.status, answer.json()) == (
+            404,
+            {"error": "first is served without features; it returns logits"},
+        )
+
+
+def test_before_the_models_are_compiled_and_while_draining_nothing_is_ready(weights, image):
+    service, running = serving(Source(str(weights)), batch_sizes=(1,), outputs=("logits",))
+    # Its lifespan has not begun, so that nothing is loaded.
+    refused = asyncio.run(running.request("POST", "/v1/predict", image, RAW))
+    assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+    assert asyncio.run(running.request("GET", "/readyz")).json() == {"error": "the models are being compiled"}
+    with running:
+        ready(service)
+        service.draining = True
+        assert running.call("GET", "/readyz").status == 503
+        done = running.call("POST", "/v1/predict", image, RAW)
+        assert (done.status, done.headers["connection"]) == (200, "close")
+
+
+def test_a_source_that_cannot_be_read_is_told(tmp_path):
+    service, running = serving(Source(str(tmp_path / "absent")))
+    with running:
+        deadline = time.monotonic() + 30
+        while service.failure is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert isinstance(service.failure, FileNotFoundError)
+        assert running.call("GET", "/readyz").status == 503
+
+
+class Stuck:
+    """Takes the place of a compiled program and computes until it is let go."""
+
+    def __init__(self, program):
+        self.sizes, self.width, self.gate, self._program = program.sizes, program.width, threading.Event(), program
+        self.entered = threading.Event()
+
+    def __call__(self, rows):
+        self.entered.set()
+        assert self.gate.wait(30)
+        return self._program(rows)
+
+
+@pytest.fixture
+def stuck(weights):
+    """A server of 0.4 s and 4 places whose device does not come back before `gate` is set."""
+    limits = Limits(**{**vars(LIMITS), "seconds": 0.4, "waiting_images": 4, "requests": 6})
+    service, running = serving(Source(str(weights)), limits=limits, batch_sizes=(1,), outputs=("logits",))
+    with running:
+        ready(service)
+        programs = service.models.get().programs
+        programs["logits"] = running.device = Stuck(programs["logits"])
+        running.service = service
+        yield running
+        running.device.gate.set()
+
+
+def send(running, count, *arguments):
+    return [
+        asyncio.run_coroutine_threadsafe(running.request("POST", "/v1/predict", *arguments), running.loop)
+        for _ in range(count)
+    ]
+
+
+def test_a_full_queue_and_a_late_answer_are_503(stuck, image):
+    results = [future.result(30) for future in send(stuck, 5, image, RAW)]
+    assert [result.status for result in results] == [503] * 5
+    assert {result.headers["retry-after"] for result in results} == {"1"}
+    reasons = sorted(result.json()["error"] for result in results)
+    assert reasons == ["4 images wait already, of at most 4", *["there was no answer within 0.4 s"] * 4]
+    assert stuck.service.batcher.places_taken == 0 and stuck.service.batcher.waiting == 0
+
+
+def test_too_many_requests_in_hand_are_503_and_health_still_answers(stuck, image):
+    async def never():
+        await asyncio.sleep(30)
+
+    slow = send(stuck, 6, [image[:10], never], RAW)
+    time.sleep(0.1)
+    assert stuck.call("POST", "/v1/predict", image, RAW).json() == {"error": "6 requests are in hand, of at most 6"}
+    assert stuck.call("GET", "/healthz").status == 200
+    answers = [future.result(30) for future in slow]
+    assert {answer.status for answer in answers} == {408}
+    assert answers[0].json() == {"error": "the body did not arrive within 0.4 s"}
+
+
+def test_a_client_that_goes_leaves_the_queue(stuck, image):
+    (computing,) = send(stuck, 1, image, RAW)
+    assert stuck.device.entered.wait(10)
+    gone = [image, None]
+    (left,) = send(stuck, 1, gone, RAW)
+    left.result(10)
+    computing.result(10)
+    assert stuck.service.batcher.places_taken == 0 and stuck.service.batcher.waiting == 0
+
+
+def test_a_client_that_stops_reading_is_let_go(stuck):
+    async def never(message):
+        await asyncio.sleep(30)
+
+    started = time.monotonic()
+    future = asyncio.run_coroutine_threadsafe(stuck.request("GET", "/", sending=never), stuck.loop)
+    with pytest.raises(TimeoutError):
+        future.result(10)
+    assert time.monotonic() - started < 5
