@@ -69,7 +69,7 @@ def peers(kind: str, name: str, dtype: Any, images: np.ndarray, labels: np.ndarr
     from eca_jax.weights.torch import reference
 
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
-    forms = {
+    forms: dict[str, tuple[Any, dict[str, str] | None]] = {
         "eager": (torch.contiguous_format, None),
         "channels_last": (torch.channels_last, None),
         "compiled channels_last": (torch.channels_last, {}),
@@ -83,7 +83,7 @@ def peers(kind: str, name: str, dtype: Any, images: np.ndarray, labels: np.ndarr
     targets = torch.from_numpy(labels).long().to(device)
     half = dtype == jnp.bfloat16
 
-    def contestant(layout: Any, compile_options: dict | None) -> Contestant:
+    def contestant(layout: Any, compile_options: dict[str, str] | None) -> Contestant:
         network = reference.build(name).to(device).to(memory_format=layout).train(kind == "step")
         forward = network if compile_options is None else torch.compile(network, **compile_options)
         batch = pixels.to(memory_format=layout)

@@ -1,0 +1,78 @@
+"""What README.md and docs/ show runs as it stands, with random weights and images."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from small_network import random_variables
+
+import eca_jax
+from eca_jax.commands.main import main
+from eca_jax.config import load_recipe
+
+REPOSITORY = Path(__file__).parents[2]
+PHOTOS = ("cat.jpg", "dog.jpg", "fox.jpg")
+
+
+def run(file, containing, **names):
+    """Runs the one Python example of a file that has these words; returns its names."""
+    examples = re.findall(r"```python\n(.*?)```", (REPOSITORY / file).read_text(), re.DOTALL)
+    (example,) = [example for example in examples if containing in example]
+    names["eca_jax"] = eca_jax  # an example may go on from the one before it
+    exec(compile(example, file, "exec"), names)
+    return names
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    """The working directory of an example: three photographs and weights."""
+    monkeypatch.chdir(tmp_path)
+    model = eca_jax.create_model("eca_resnet18")
+    eca_jax.save("eca_resnet18.safetensors", model, random_variables(model, 64))
+    for seed, name in enumerate(PHOTOS):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 50 + seed, 3), np.uint8)
+        Image.fromarray(pixels).save(name)
+    return tmp_path
+
+
+def test_the_readmes_five_lines_predict(directory, capsys):
+    run("README.md", "Predictor.load")
+    assert tuple(line.split()[0] for line in capsys.readouterr().out.splitlines()) == PHOTOS
+
+
+def test_the_readmes_models_are_called(directory):
+    names = run("README.md", "eca_jax.load", images=jnp.zeros((2, 224, 224, 3)))
+    assert names["logits"].shape == (2, 1000)
+    assert names["model"].num_classes == 10
+
+
+def test_a_head_of_ones_own_learns_on_the_features(directory, capsys):
+    names = run("docs/predict.md", "Predictor.load")
+    assert tuple(line.split()[0] for line in capsys.readouterr().out.splitlines()) == PHOTOS
+    assert names["features"].shape == (3, 512)
+    assert [names[c].shape[1] for c in ("c2", "c3", "c4", "c5")] == [56, 28, 14, 7]
+    assert names["value"] < 0.8 * np.log(2)  # the head has begun to learn the three labels
+
+
+def test_an_exported_file_runs_without_the_package(directory):
+    assert main("export --model eca_resnet18 --weights eca_resnet18.safetensors model.npz".split()) == 0
+    names = run("docs/export.md", "export.deserialize", images=np.zeros((2, 224, 224, 3), np.uint8))
+    assert names["logits"].shape == (2, 1000)
+
+
+def test_a_recipe_lies_anywhere(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?get_config.*?)```", (REPOSITORY / "docs/extend.md").read_text(), re.DOTALL)
+    (tmp_path / "birds.py").write_text(example)
+    config = load_recipe(tmp_path / "birds.py")
+    assert (config.num_classes, config.batch_size) == (12, 256)
+
+
+def test_an_attention_of_ones_own_is_used_by_name_saved_and_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("docs/extend.md", "register_attention")
+    assert names["variables"]["params"]["layer1_0"]["attention"]["conv"]["kernel"].shape == (3, 3, 2, 1)
+    logits = names["model"].apply(names["variables"], jnp.zeros((1, 64, 64, 3)), train=False)
+    assert logits.shape == (1, 10)
