@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -22,8 +23,9 @@ def tensorflow() -> ModuleType:
     with _silenced_native_log():
         # PyTorch's CUDA build imports Triton when it first needs it, and Triton 3.7 dies of a segmentation fault where
         # TensorFlow 2.21 has been loaded; the other way round both work, and it takes a tenth of a second.
-        with contextlib.suppress(ImportError):
-            importlib.import_module("triton")
+        if "tensorflow" not in sys.modules:
+            with contextlib.suppress(ImportError):
+                importlib.import_module("triton")
         import tensorflow as tf
 
         for kind in ("GPU", "TPU"):

@@ -6,12 +6,12 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from eca_jax.config import load_recipe
 from PIL import Image
 from small_network import random_variables
 
 import eca_jax
 from eca_jax.commands.main import main
-from eca_jax.config import load_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 PHOTOS = ("cat.jpg", "dog.jpg", "fox.jpg")
@@ -58,7 +58,7 @@ def test_a_head_of_ones_own_learns_on_the_features(directory, capsys):
 
 
 def test_an_exported_file_runs_without_the_package(directory):
-    assert main("export --model eca_resnet18 --weights eca_resnet18.safetensors model.npz".split()) == 0
+    assert main(["export", "--model", "eca_resnet18", "--weights", "eca_resnet18.safetensors", "model.npz"]) == 0
     names = run("docs/export.md", "export.deserialize", images=np.zeros((2, 224, 224, 3), np.uint8))
     assert names["logits"].shape == (2, 1000)
 

@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
 
-import clu.metric_writers
 from etils.epath import backend, gpath
 from orbax.checkpoint._src.path import gcs_utils
+
+from eca_jax.data.runtime import tensorflow
 
 
 class Bucket:
@@ -115,6 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def open_bucket(root: Path):
     """Serves gs:// from `root`, to Orbax, TensorStore and `epath` in this process."""
+    tensorflow()  # and then clu, which imports it as well
+    import clu.metric_writers
+
     bucket = Bucket(root)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"bucket": bucket}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
