@@ -9,7 +9,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 .PHONY: quickstart test test-slow test-all lint docs clean
 
 quickstart: $(VENV)/.installed  ## train an ECA-ResNet on real handwritten digits, in minutes on a laptop
-	$(BIN)/python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+	$(BIN)/eca-jax train quickstart --workdir=runs/quickstart
 
 test: $(VENV)/.installed-test  ## the quick tests
 	$(BIN)/python -m pytest -n 2 --dist=worksteal -q -m "not slow"
@@ -22,6 +22,7 @@ test-all: test test-slow  ## every test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 docs: $(VENV)/.installed-test  ## the documentation as a web site, in build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

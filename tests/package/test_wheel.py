@@ -61,7 +61,8 @@ def test_the_package_is_the_wheels_own(eca_jax):
 
 
 def test_it_trains_a_recipe_by_name_then_predicts_and_exports(eca_jax):
-    eca_jax("train", "quickstart", "--workdir=w", "--config.num_epochs=1", "--config.batch_size=128")
+    short = ("--config.num_epochs=1", "--config.schedule.warmup_epochs=0", "--config.batch_size=128")
+    eca_jax("train", "quickstart", "--workdir=w", *short)
     lines = [json.loads(line) for line in (eca_jax.work / "w" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["split"] == "validation" and lines[-1]["count"] == 360
     (eca_jax.work / "digit.jpg").write_bytes(example_jpeg(0))
