@@ -2,17 +2,26 @@
 
 import asyncio
 import base64
+import dataclasses
 import json
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from servers import LIMITS, encoded, ready, serving
 
 import eca_jax
+from eca_jax.data.preprocess import eval_image
+from eca_jax.inference.ranking import softmax
+from eca_jax.serving import models
 from eca_jax.serving.limits import Limits
 from eca_jax.serving.models import Source
+from eca_jax.weights import load
 
 RAW = [("content-type", "application/octet-stream")]
 JSON = [("content-type", "application/json")]
@@ -207,3 +216,72 @@ def test_a_client_that_stops_reading_is_let_go(stuck):
     with pytest.raises(TimeoutError):
         future.result(10)
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.slow
+def test_an_exported_file_is_served_without_flax(weights, tmp_path, image):
+    """In a process that cannot import Flax; the answer is the exported model's own."""
+    from eca_jax.inference.export import export
+    from eca_jax.weights.load import read_weights
+
+    path = tmp_path / "model.npz"
+    export(path, read_weights(weights), platforms=("cpu",))
+    (tmp_path / "image.png").write_bytes(image)
+    code = f"""
+import sys
+sys.modules["flax"] = None
+sys.path[:0] = {[str(Path(__file__).parent)]!r}
+from servers import ready, serving
+from eca_jax.serving.models import Source
+service, running = serving(Source({str(path)!r}), batch_sizes=(1, 4), outputs=("logits",))
+with running:
+    ready(service)
+    image = open({str(tmp_path / "image.png")!r}, "rb").read()
+    answer = running.call("POST", "/v1/predict", image, [("content-type", "image/png")])
+    print(answer.body.decode())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (prediction,) = json.loads(done.stdout)["predictions"]
+    pixels = eval_image(image, 32, 40, "bicubic")
+    expected = softmax(eca_jax.load_exported(path)(pixels[None])[0])
+    assert {c["class"]: c["probability"] for c in prediction["classes"]} == dict(enumerate(expected.tolist()))
+    assert prediction["classes"][0]["name"] in ("cat", "dog", "fox", "hen")
+
+
+def test_a_better_checkpoint_of_a_workdir_is_taken_and_a_damaged_one_is_not(weights, image, monkeypatch, caplog):
+    """Steps as the store would tell them: 1, then a better 2, then a 3 that cannot be read."""
+    steps = {"best": 1}
+    real = load.read_weights
+
+    def read(path, **options):
+        if steps["best"] == 3:
+            raise ValueError("checkpoint 3 is damaged")
+        found = real(path, **options)
+        scaled = jax.tree.map(lambda leaf: leaf * steps["best"], found.variables["params"]["fc"])
+        params = found.variables["params"] | {"fc": scaled}
+        return dataclasses.replace(found, step=steps["best"], variables=found.variables | {"params": params})
+
+    monkeypatch.setattr(load, "read_weights", read)
+    monkeypatch.setattr(models, "_best_step", lambda path: steps["best"])
+    service, running = serving(Source(str(weights)), batch_sizes=(1,), outputs=("logits",), reload_seconds=0.05)
+    with running:
+        ready(service)
+        first = running.call("POST", "/v1/predict", image, RAW).json()
+        steps["best"] = 2
+        second = eventually(lambda: running.call("POST", "/v1/predict", image, RAW).json(), "version", "2")
+        assert first["version"] == "1" and second["predictions"] != first["predictions"]
+        steps["best"] = 3
+        deadline = time.monotonic() + 30
+        while "checkpoint 3 is damaged" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert running.call("POST", "/v1/predict", image, RAW).json() == second
+
+
+def eventually(ask, key, value):
+    deadline = time.monotonic() + 60
+    while (found := ask())[key] != value:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
