@@ -31,8 +31,8 @@ OnError = Callable[[ImageLike, Exception], None]
 class Predictor:
     """A model compiled for a few batch sizes, on all local devices.
 
-    An image is a path, encoded bytes, a PIL image, or an array uint8 [H, W, 3]; each is resized, cropped and
-    normalised as the weights' recipe says. Methods take one image or any iterable of them, such as an array
+    An image is a path, encoded bytes, an open file, a PIL image, or an array uint8 [H, W, 3]; each is resized, cropped
+    and normalised as the weights' recipe says. Methods take one image or any iterable of them, such as an array
     [N, H, W, 3]; results are NumPy arrays whose first axis is the images'.
 
     Images go through in batches of the largest size; what is left is padded to the next compiled size, so that no
@@ -67,6 +67,10 @@ class Predictor:
         for output in outputs:
             for size in self.batch_sizes:
                 self._program(output, size)
+
+    def __repr__(self) -> str:
+        how, count = self.preprocessing, self._model.num_classes
+        return f"<Predictor of {type(self._model).__name__}: {count} classes, {how.image_size} pixels>"
 
     @classmethod
     def load(
@@ -135,7 +139,8 @@ class Predictor:
             yield from _finish(*in_flight.popleft())
 
     def _all(self, images: ImageLike | Iterable[ImageLike], output: str) -> Any:
-        single = isinstance(images, str | os.PathLike | bytes | Image.Image) or getattr(images, "ndim", 0) == 3
+        single = isinstance(images, str | os.PathLike | bytes | Image.Image) or getattr(images, "ndim", 0) in (2, 3)
+        single = single or hasattr(images, "read")  # an open file, which could be iterated over, line by line
         results = [result for _, result in self.stream([images] if single else images, output)]
         if not results:
             raise ValueError("there are no images to predict")

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from eca_jax.files import absolute
 from eca_jax.models import create_model, list_models, preprocessing
 from eca_jax.weights import store
-from eca_jax.weights.card import Card
+from eca_jax.weights.card import CONFIG_FILE, Card
 from eca_jax.weights.class_names import class_names
 from eca_jax.weights.torch import folder
 from eca_jax.weights.torch.find import find
@@ -132,6 +132,8 @@ def read_weights(
     where = absolute(path)
     if not where.exists():
         raise FileNotFoundError(f"there is no file or directory {path}")
+    if where.name == store.WEIGHTS_FILE and (where.parent / CONFIG_FILE).is_file():
+        where = where.parent  # the inside of a weights directory
     if where.is_dir() and not folder.is_folder(where):
         return _read_directory(where, model, dtype, step, ema, overrides)
     if step is not None:

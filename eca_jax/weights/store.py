@@ -21,7 +21,7 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from eca_jax.files import absolute, reason, write_json, writing
+from eca_jax.files import absolute, reason, replacing, write_json, writing
 from eca_jax.weights.card import CONFIG_FILE, Card
 
 CHECKPOINTS = "checkpoints"
@@ -86,19 +86,11 @@ def save_directory(
     if path.exists() and not (path.is_dir() and (path / CONFIG_FILE).exists() and (path / WEIGHTS_FILE).exists()):
         raise ValueError(f"{path} exists and is not a weights directory; choose another name")
     content = card.to_json() | dict(beside or {})
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in flatten_dict(dict(variables), sep="/").items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        temporary.mkdir(parents=True)
-    try:
-        with writing(path):
-            (temporary / WEIGHTS_FILE).write_bytes(save(arrays))
+    arrays = {name: np.array(leaf, order="C") for name, leaf in flatten_dict(dict(variables), sep="/").items()}
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        (temporary / WEIGHTS_FILE).write_bytes(save(arrays))
         write_json(temporary / CONFIG_FILE, content)
-        if path.exists():
-            path.rmtree()
-        temporary.rename(path)
-    finally:
-        temporary.rmtree(missing_ok=True)
 
 
 def read(path: str | os.PathLike, step: int | str | None = None, ema: bool = True) -> Stored:

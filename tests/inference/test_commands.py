@@ -40,7 +40,7 @@ def test_predict_prints_the_models_probabilities(model, variables, weights, imag
 
 
 def test_predict_prints_a_table_or_csv_with_the_names_of_the_classes(weights, images, tmp_path, capsys):
-    (tmp_path / "names.txt").write_text("ant\nbee, queen\ncat\ndog\n")
+    (tmp_path / "names.txt").write_text("ant\nbee, queen\ncat\ndog\n\n\n")  # blank last lines do not count
     arguments = ["predict", "--weights", str(weights), "--classes", str(tmp_path / "names.txt"), "--top", "4", *images]
     assert cli.main(arguments) == 0
     header, *rows = capsys.readouterr().out.splitlines()
@@ -62,6 +62,10 @@ def test_images_come_from_folders_patterns_and_standard_input(weights, images, t
     folder.mkdir(parents=True)
     for path in images[:2]:
         shutil.copy(path, folder)
+    for hidden in (".thumbs", "__MACOSX"):  # nothing in them counts
+        (folder / hidden).mkdir()
+        shutil.copy(images[0], folder / hidden)
+    (folder / "._0.png").write_bytes(b"AppleDouble")
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([images[2], ""])))
     arguments = [str(folder.parent), str(tmp_path / "*.png"), "-"]
     assert cli.main(["predict", "--weights", str(weights), "--json", *arguments]) == 0
@@ -97,6 +101,15 @@ def test_evaluate_counts_every_image_once(weights, folder_dir, capsys):
         (["predict", "--weights", "WEIGHTS", "--model", "resnet18", "x.jpg"], "not resnet18"),
         (["predict", "--weights", "WEIGHTS", "--classes", __file__, "x.jpg"], "the model has 4"),
         (["predict", "--weights", "WEIGHTS", "--top", "0", "x.jpg"], "--top"),
+        (["predict", "--weights", "WEIGHTS", "--batch_size", "0", "x.jpg"], "--batch_size"),
+        (["predict", "--weights", "WEIGHTS", "--classes", "LATIN", "x.jpg"], "latin.txt is no text in UTF-8"),
+        (["predict", "--weights", "WEIGHTS"], "IMAGE"),
+        (["predict", "x.jpg"], "--weights"),
+        (["convert", "WEIGHTS"], "takes a source and a destination"),
+        (["convert", "WEIGHTS", "OUT.ckpt"], "not written as .ckpt"),
+        (["convert", "WEIGHTS", "OUT.npz"], "not written as .npz"),
+        (["convert", "--weights", "WEIGHTS", "WEIGHTS", "OUT"], "takes a source and a destination"),
+        (["nonsense"], "nonsense"),
         (["predict", "--weights", "WEIGHTS", "EMPTY"], "no images in"),
         (["export", "--weights", "WEIGHTS", "--platforms", "cpu,abacus", "OUT"], "abacus"),
         (["export", "--weights", "WEIGHTS", "EMPTY"], "is a directory"),
@@ -105,11 +118,27 @@ def test_evaluate_counts_every_image_once(weights, folder_dir, capsys):
 )
 def test_bad_input_is_one_line_and_status_2(arguments, message, weights, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    stands_for = {"WEIGHTS": weights, "EMPTY": tmp_path / "empty", "OUT": tmp_path / "out"}
-    arguments = [str(stands_for.get(argument, argument)) for argument in arguments]
+    (tmp_path / "latin.txt").write_bytes("café\nthé\n".encode("latin1"))
+    stands_for = {"WEIGHTS": weights, "EMPTY": tmp_path / "empty", "LATIN": tmp_path / "latin.txt"}
+    arguments = [
+        str(stands_for.get(argument, argument)).replace("OUT", str(tmp_path / "out")) for argument in arguments
+    ]
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_convert_takes_its_source_as_the_other_commands_do(weights, tmp_path, capsys):
+    assert cli.main(["convert", "--weights", str(weights), str(tmp_path / "w.safetensors")]) == 0
+    assert "eca_resnet18 (num_classes=4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in ("train", "plan")])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: eca-jax {command} ")

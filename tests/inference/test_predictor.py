@@ -80,6 +80,10 @@ def test_any_number_of_images_takes_one_program_a_batch_size(loaded, model, vari
     assert len(compiled) == 3
 
 
+def test_a_predictor_says_what_it_is(predictor):
+    assert repr(predictor) == "<Predictor of ResNet: 4 classes, 32 pixels>"
+
+
 def test_features_and_feature_maps(predictor, model, variables):
     images, how = random_images(3), predictor.preprocessing
     assert_same(predictor.features(images), apply(model.clone(num_classes=0), variables, images, how))
@@ -93,12 +97,15 @@ def test_every_kind_of_image_is_read(predictor, tmp_path):
     image, path, encoded = Image.fromarray(pixels), tmp_path / "image.png", io.BytesIO()
     image.save(path)
     image.save(encoded, "PNG")
-    kinds = [pixels, image, path, str(path), encoded.getvalue(), jax.numpy.asarray(pixels)]
+    kinds = [pixels, image, path, str(path), encoded.getvalue(), jax.numpy.asarray(pixels), encoded]
     for kind in kinds:
         np.testing.assert_array_equal(predictor(kind), predictor([pixels]))
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(predictor(file), predictor([pixels]))
     assert predictor(np.stack([pixels, pixels])).shape == (2, 4)
     for bad, message in (
         (pixels.astype(np.float32), "uint8"),
+        (pixels[..., 0], rf"not uint8 \[{len(pixels)}, "),
         (b"no image", "cannot decode"),
         (tmp_path / "absent.png", "absent.png"),
     ):

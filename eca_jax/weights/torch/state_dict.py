@@ -274,10 +274,15 @@ def _guess(found: Mapping[str, Shape], expected: Mapping[str, Shape], resolved: 
     if len(classifier) == len(wrong) == 2 and not strange:  # kernel and bias: a single one is damage
         there, asked = found[classifier[0].key][0], expected[classifier[0].key][0]
         return f": they have {there} classes, and num_classes={asked} was asked for"
-    if len(wrong) + len(strange) <= FEW:
+    few = len(wrong) + len(strange) <= FEW
+    if few and (wrong or len(strange) <= 2):
         return ""
     relatives = _relatives(resolved.name) if set(found) & set(expected) else ()
+    if few:  # of all of an attention's tensors, say: the same network with another or without
+        relatives = [name for name in relatives if name.rpartition("_")[2] == resolved.name.rpartition("_")[2]]
     other = next((name for name in relatives if _fits(found, name)), None)
+    if few and not other:
+        return ""
     return f": they are those of {other}" if other else ": they look like another model's, or another format's"
 
 

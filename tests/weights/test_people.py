@@ -1,0 +1,300 @@
+"""What people's weights files are like: entries, prefixes, companions, folders, and what only looks like weights."""
+
+import argparse
+import collections
+import gzip
+import json
+import pathlib
+import tarfile
+import types
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from flax.traverse_util import flatten_dict
+
+import eca_jax
+from eca_jax.commands.main import main
+from eca_jax.weights.load import read_weights
+from eca_jax.weights.torch.reference import build
+
+NAME, CLASSES = "resnet18", 3
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    torch.manual_seed(0)
+    return build(NAME, num_classes=CLASSES).state_dict()
+
+
+@pytest.fixture(scope="module")
+def expected(state_dict):
+    return flatten_dict(eca_jax.convert.from_torch(state_dict, NAME))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "w.pth"
+
+
+def twice(state_dict):
+    return {key: 2 * tensor for key, tensor in state_dict.items()}
+
+
+def prefixed(prefix, state_dict):
+    return {prefix + key: tensor for key, tensor in state_dict.items()}
+
+
+def assert_variables(weights, expected, factor=1):
+    found = flatten_dict(weights.variables)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], factor * value, err_msg=str(name))
+
+
+LOOSE = {"criterion.weight": torch.ones(1000), "train_acc.total": torch.tensor(3)}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"net": s, "acc": 95.2, "epoch": 3},
+        lambda s: {"model_state": s},
+        lambda s: {"weights": s, "best_acc1": torch.tensor(3.0), "best_acc5": torch.tensor(4.0)},
+        lambda s: {"checkpoint": {"params": s}},
+        lambda s: {"state_dict": prefixed("model.", s), "pytorch-lightning_version": "2.0"},
+        lambda s: {"state_dict": prefixed("module.backbone.", s), "optimizer": {"state": {0: {"m": torch.ones(3)}}}},
+        lambda s: prefixed("_orig_mod.module.", s),
+        lambda s: {"state_dict": s, "model": s},
+    ],
+)
+def test_the_tensors_are_found_under_any_entry_and_prefix(wrap, state_dict, expected, path):
+    torch.save(wrap(state_dict), path)
+    weights = read_weights(path, NAME)
+    assert_variables(weights, expected)
+    assert weights.card.options["num_classes"] == CLASSES
+    assert weights.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "beside"),
+    [
+        ("model.", LOOSE),
+        ("", LOOSE),
+        ("", {"total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)}),
+        ("module.", {"n_averaged": torch.tensor(5)}),
+    ],
+)
+def test_tensors_beside_the_models_are_left_out_and_named(prefix, beside, state_dict, expected, path):
+    torch.save({"state_dict": {**prefixed(prefix, state_dict), **beside}}, path)
+    weights = read_weights(path, NAME)
+    assert_variables(weights, expected)
+    (remark,) = weights.remarks
+    assert f"left out: {len(beside)} tensors" in remark and next(iter(beside)) in remark
+    with pytest.warns(UserWarning, match="left out"):
+        eca_jax.load(path, NAME)
+
+
+@pytest.mark.parametrize(
+    ("plain", "average"), [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("raw", "ema")]
+)
+def test_the_moving_average_is_taken_unless_told_and_said(plain, average, state_dict, expected, path):
+    torch.save({plain: state_dict, average: twice(state_dict), "args": argparse.Namespace(model=NAME)}, path)
+    averaged, raw = read_weights(path), read_weights(path, ema=False)
+    assert_variables(averaged, expected, 2)
+    assert_variables(raw, expected)
+    assert averaged.remarks == (f"taken: {average}, not {plain}",)
+    assert raw.remarks == (f"taken: {plain}, not {average}",)
+
+
+def test_of_two_networks_the_part_is_named(state_dict, expected, path):
+    torch.save({"student": prefixed("module.", state_dict), "teacher": prefixed("module.", twice(state_dict))}, path)
+    with pytest.raises(ValueError, match=r"more than once \(student\.module, teacher\.module\): `part` names"):
+        read_weights(path, NAME)
+    assert_variables(read_weights(path, NAME, part="teacher"), expected, 2)
+    torch.save({"state_dict": prefixed("encoder_q.", state_dict) | prefixed("encoder_k.", twice(state_dict))}, path)
+    assert_variables(read_weights(path, NAME, part="encoder_q"), expected)
+    with pytest.raises(
+        ValueError, match=r"has no part 'decoder' .*: there are state_dict\.encoder_k, state_dict\.encoder_q"
+    ):
+        read_weights(path, NAME, part="decoder")
+
+
+def test_the_model_is_the_one_that_the_file_names(state_dict, expected, path):
+    for content in (
+        {"arch": NAME, "state_dict": state_dict},
+        {"model": state_dict, "args": argparse.Namespace(model=NAME, lr=0.1)},
+    ):
+        torch.save(content, path)
+        assert_variables(read_weights(path), expected)
+    torch.save(state_dict, path)
+    with pytest.raises(ValueError, match="does not say of which model it is"):
+        read_weights(path)
+
+
+def test_harmless_objects_are_no_danger(state_dict, expected, path):
+    beside = {
+        "history": np.arange(5.0),
+        "best": np.float32(3),
+        "random": np.random.default_rng(0).bit_generator.state,
+        "legacy_random": np.random.get_state(),
+        "cfg": pathlib.Path("/x"),
+        "counts": collections.defaultdict(list, a=[1]),
+        "steps": collections.Counter("aab"),
+        "args": types.SimpleNamespace(lr=0.1),
+        "names": {"cat", "dog"},
+        "device": torch.device("cpu"),
+        "dtype": torch.float32,
+        "size": torch.Size([3]),
+    }
+    for zipped in (True, False):
+        torch.save({"state_dict": state_dict, **beside}, path, _use_new_zipfile_serialization=zipped)
+        assert_variables(read_weights(path, NAME), expected)
+
+
+def test_dangerous_objects_are_named(state_dict, path):
+    for content, name in (
+        (build(NAME, num_classes=CLASSES), "eca_jax.weights.torch.reference.ResNet"),
+        ({"state_dict": state_dict, "optimizer": torch.optim.SGD([torch.ones(1)])}, "torch.optim.sgd.SGD"),
+        ({"state_dict": state_dict, "run": print}, "builtins.print"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=rf"w\.pth is refused: reading it would run code \({name}\)"):
+            read_weights(path, NAME)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_numbers_of_other_types_and_other_layouts_are_read(dtype, state_dict, expected, path):
+    changed = {k: torch.nn.Parameter(t.to(dtype)) if t.is_floating_point() else t for k, t in state_dict.items()}
+    changed["conv1.weight"] = state_dict["conv1.weight"].to(memory_format=torch.channels_last)
+    torch.save(changed, path)
+    weights = read_weights(path, NAME)
+    np.testing.assert_array_equal(weights.variables["params"]["conv1"]["kernel"], expected["params", "conv1", "kernel"])
+    rounded = state_dict["fc.weight"].to(dtype).float().numpy().T
+    np.testing.assert_array_equal(weights.variables["params"]["fc"]["kernel"], rounded)
+    assert str(dtype).removeprefix("torch.") in weights.remarks[0]
+
+
+def test_a_file_is_known_by_its_content(state_dict, expected, tmp_path):
+    safetensors.torch.save_file(state_dict, tmp_path / "x.pth")
+    torch.save(state_dict, tmp_path / "x.safetensors")
+    torch.save(state_dict, tmp_path / "X.CKPT")
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state_dict, tmp_path / "unchecked.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    for name in ("x.pth", "x.safetensors", "X.CKPT", "unchecked.pth"):
+        assert_variables(read_weights(tmp_path / name, NAME), expected)
+
+
+def foreign(kind, path):
+    """A file that is something else."""
+    if kind == "TorchScript":
+        torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(str(path))
+    elif kind == "tar archive":
+        with tarfile.open(path, "w") as tar:
+            tar.add(__file__, "weights.py")
+    elif kind == "gzip":
+        path.write_bytes(gzip.compress(b"weights"))
+    elif kind == "zip archive":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("inner/model.pth", b"x")
+    elif kind == "NumPy archive":
+        with path.open("wb") as file:
+            np.savez(file, a=np.ones(3))
+    else:
+        path.write_bytes(
+            {
+                "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 46830571\n",
+                "HTML page": b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>",
+                "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(100),
+                "ONNX": b"\x08\x08\x12\x07pytorch\x1a\x05" + bytes(100),
+                "JSON": b'{"message": "Not Found"}',
+            }[kind]
+        )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    (
+        *("TorchScript", "tar archive", "gzip", "zip archive", "NumPy archive"),
+        *("Git LFS pointer", "HTML page", "HDF5", "ONNX", "JSON"),
+    ),
+)
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_what_is_no_weights_file_is_called_by_its_name(kind, name, tmp_path, capsys):
+    foreign(kind, tmp_path / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main(["predict", "--model", NAME, "--weights", str(tmp_path / name), "a.jpg"]) == 2
+    err = capsys.readouterr().err
+    assert kind in err and "damaged" not in err and err.count("\n") == 1
+
+
+HUB = {
+    "architecture": NAME,
+    "num_classes": CLASSES,
+    "pretrained_cfg": {
+        "input_size": [3, 160, 160],
+        "crop_pct": 0.95,
+        "interpolation": "bicubic",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "label_names": ["ant", "bee", "cat"],
+    },
+}
+
+
+def shards(directory, state_dict):
+    keys = list(state_dict)
+    halves = {"model-00001-of-00002.safetensors": keys[:60], "model-00002-of-00002.safetensors": keys[60:]}
+    for name, own in halves.items():
+        safetensors.torch.save_file({key: state_dict[key] for key in own}, directory / name)
+    places = {key: name for name, own in halves.items() for key in own}
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin", "shards"])
+def test_folders_of_the_hub_are_read_with_their_preprocessing_and_names(kind, state_dict, expected, tmp_path):
+    if kind == "shards":
+        shards(tmp_path, state_dict)
+    elif kind == "pytorch_model.bin":
+        torch.save(state_dict, tmp_path / kind)
+    else:
+        safetensors.torch.save_file(state_dict, tmp_path / kind)
+    (tmp_path / "config.json").write_text(json.dumps(HUB))
+    (tmp_path / "README.md").write_text("---")
+    weights = read_weights(tmp_path)
+    assert_variables(weights, expected)
+    assert weights.class_names == ["ant", "bee", "cat"]
+    how = weights.card.preprocessing
+    assert (how.image_size, how.resize_size, how.interpolation, how.mean[0], how.std[0]) == (
+        160,
+        168,
+        "bicubic",
+        0.5,
+        0.25,
+    )
+    if kind == "shards":
+        (tmp_path / "model-00002-of-00002.safetensors").unlink()
+        with pytest.raises(FileNotFoundError, match=r"model-00002-of-00002\.safetensors is missing"):
+            read_weights(tmp_path)
+
+
+def test_a_folder_with_one_weights_file_is_that_file(state_dict, expected, tmp_path):
+    torch.save(state_dict, tmp_path / "best.pth")
+    assert_variables(read_weights(tmp_path, NAME), expected)
+    torch.save(state_dict, tmp_path / "last.pth")
+    with pytest.raises(ValueError, match=r"holds several weights files: give one of best\.pth, last\.pth"):
+        read_weights(tmp_path, NAME)
+
+
+def test_plain_weights_are_recognised_where_eca_was_asked_for(state_dict, path):
+    torch.save(state_dict, path)
+    with pytest.raises(ValueError, match="they are those of resnet18"):
+        read_weights(path, "eca_resnet18")
