@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
 
-from eca_jax.kernels import lowering
+from eca_jax import kernels
 from eca_jax.layers import attention, conv, norm
 from eca_jax.models import create_model, mobilenet_v2, preprocessing, resnet
 
@@ -60,10 +60,9 @@ def count(name: str, *, image_size: int | None = None, **overrides: Any) -> Coun
         model = model.clone(fold=False)  # the definition: the folded form moves operations about
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     counter = PaperCounter(count_activations=getattr(model, "block", None) is not resnet.BasicBlock)
-    with lowering.compile_for("tpu"):  # plain convolutions, whatever form this machine would run
-        with nn.intercept_methods(counter.intercept):
-            variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
-        jaxpr = jax.make_jaxpr(model.apply)(variables, image)
+    with nn.intercept_methods(counter.intercept):
+        variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
+    jaxpr = jax.make_jaxpr(model.apply)(variables, image)
     leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
     gates = [leaf.size for path, leaf in leaves if counter.gates & {key.key for key in path}]
     has_paper_count = isinstance(model, (resnet.ResNet, mobilenet_v2.MobileNetV2))
@@ -79,6 +78,11 @@ def count(name: str, *, image_size: int | None = None, **overrides: Any) -> Coun
 
 def multiply_adds(jaxpr: core.Jaxpr) -> int:
     """Multiply-adds of every convolution and matrix product in a jaxpr, nested ones included."""
+    return sum(found.multiply_adds for found in kernels.convolutions(jaxpr)) + _of_lax(jaxpr)
+
+
+def _of_lax(jaxpr: core.Jaxpr) -> int:
+    """Those of `lax.conv_general_dilated` and `lax.dot_general`."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
@@ -89,11 +93,7 @@ def multiply_adds(jaxpr: core.Jaxpr) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             total += equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
-        for inner in jax.tree.leaves(list(equation.params.values())):
-            if isinstance(inner, core.ClosedJaxpr):
-                total += multiply_adds(inner.jaxpr)
-            elif isinstance(inner, core.Jaxpr):
-                total += multiply_adds(inner)
+        total += sum(_of_lax(inner) for inner in core.jaxprs_in_params(equation.params))
     return total
 
 

@@ -1,4 +1,4 @@
-"""GFLOP/s of every convolution of a model, in every form that `layers.lowering` could choose, and in PyTorch.
+"""GFLOP/s of every convolution of a model, by XLA, in the form that a CPU takes, and in PyTorch.
 
 `python -m eca_jax.bench.conv [MODEL] [--batch_size 32] [--image_size 224]` prints a line for each shape and
 direction (forward, input gradient, kernel gradient). The forms take
@@ -17,69 +17,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eca_jax.kernels import cpu as lowering_cpu
-from eca_jax.kernels import lowering
-from eca_jax.layers import conv
+from eca_jax import kernels
+from eca_jax.kernels import cpu_conv
+from eca_jax.kernels.cpu_conv import ConvForm
+from eca_jax.kernels.xla_conv import Shape, Window
 from eca_jax.models import create_model
 
 DIRECTIONS = ("forward", "dx", "dkernel")
-# x's shape, the kernel's, and the other arguments of conv2d, hashable
-Shape = tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[str, Any], ...]]
+FORMS = {
+    cpu_conv.MATMUL: "product",
+    cpu_conv.DEPTHWISE: "shifted",
+    cpu_conv.WINOGRAD: "Winograd",
+    cpu_conv.STRIDED: "phases",
+    cpu_conv.DIRECT: "XLA",
+}
 
 
-def convolutions(name: str, batch_size: int, image_size: int) -> Counter[Shape]:
+def convolutions(name: str, batch_size: int, image_size: int) -> Counter[kernels.Convolution]:
     """The convolutions of a model, with the number of times each occurs."""
-    found: Counter[Shape] = Counter()
-    original = conv.conv2d
-
-    def record(x, kernel, **options):
-        found[x.shape, kernel.shape, tuple(sorted(options.items()))] += 1
-        return original(x, kernel, **options)
-
-    conv.conv2d = record
-    try:
-        images = jnp.zeros((batch_size, image_size, image_size, 3))
-        jax.eval_shape(lambda: create_model(name).init(jax.random.key(0), images, train=False))
-    finally:
-        conv.conv2d = original
-    return found
+    model = create_model(name)
+    images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images)
+    return Counter(kernels.convolutions(jax.make_jaxpr(model.apply)(variables, images).jaxpr))
 
 
-def forms(kernel_shape: tuple[int, ...], options: dict[str, Any]) -> dict[str, Callable]:
-    """The functions (x, kernel) -> y that may compute this convolution, by name."""
-    stride, padding = options["stride"], ((options["padding"],) * 2,) * 2
-    size, _, channels, features = kernel_shape
-
-    def plain(x, kernel):
-        with lowering.compile_for("tpu"):
-            return lowering.conv2d(x, kernel, **options)
-
-    result = {"conv2d": lambda x, kernel: lowering.conv2d(x, kernel, **options), "XLA": plain}
-    if size == 3 and stride == options["groups"] == 1:
-        result["Winograd"] = lambda x, kernel: lowering_cpu.winograd(x, kernel, padding)
-    if channels == 1 and options["groups"] == features:
-        result["shifted"] = lambda x, k: lowering_cpu.depthwise(x, k[:, :, 0], (stride, stride), padding)
-    return result
+def forms(x: Shape, kernel: Shape, window: Window) -> dict[str, ConvForm]:
+    """The ways to compute this convolution, by name: XLA's own, and what the CPU takes where that is another."""
+    return {FORMS[form]: form for form in (cpu_conv.DIRECT, cpu_conv.form_for(x, kernel, window))}
 
 
-def directed(form: Callable, direction: str) -> Callable:
+def directed(form: ConvForm, direction: str, window: Window) -> Callable:
     """(x, kernel, cotangent) -> the result in one direction, with no work for the others."""
     return {
-        "forward": lambda x, kernel, g: form(x, kernel),
-        "dx": lambda x, kernel, g: jax.vjp(lambda x: form(x, kernel), x)[1](g)[0],
-        "dkernel": lambda x, kernel, g: jax.vjp(lambda kernel: form(x, kernel), kernel)[1](g)[0],
+        "forward": lambda x, kernel, g: form.forward(x, kernel, window),
+        "dx": lambda x, kernel, g: form.input_gradient(g, kernel, window, x.shape),
+        "dkernel": lambda x, kernel, g: form.kernel_gradient(x, g, window, kernel.shape),
     }[direction]
 
 
-def torch_forms(x: np.ndarray, kernel: np.ndarray, g: np.ndarray, options: dict[str, Any]) -> dict[str, Callable]:
+def torch_forms(x: np.ndarray, kernel: np.ndarray, g: np.ndarray, window: Window) -> dict[str, Callable]:
     """PyTorch's operator in each direction, channels last."""
     import torch
 
     last = torch.channels_last
     x, g = (torch.from_numpy(v.transpose(0, 3, 1, 2).copy()).to(memory_format=last) for v in (x, g))
     kernel = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).to(memory_format=last)
-    pairs = [[options[key]] * 2 for key in ("stride", "padding")]
-    rest = (None, *pairs, [1, 1], False, [0, 0], options["groups"])
+    padding = [low for low, _ in window.padding]
+    rest = (None, window.stride, padding, window.dilation, False, [0, 0], window.groups)
 
     def backward(mask):
         return lambda: torch.ops.aten.convolution_backward(g, x, kernel, *rest, mask)
@@ -114,24 +98,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     random = np.random.default_rng(0)
-    for (x_shape, kernel_shape, items), count in convolutions(
-        arguments.model, arguments.batch_size, arguments.image_size
-    ).items():
-        options = dict(items)
-        candidates = forms(kernel_shape, options)
-        out = jax.eval_shape(candidates["XLA"], jnp.zeros(x_shape), jnp.zeros(kernel_shape)).shape
-        x, kernel, g = (random.standard_normal(s, np.float32) for s in (x_shape, kernel_shape, out))
-        gflop = 2e-9 * np.prod(out) * np.prod(kernel_shape[:3])
-        peer = torch_forms(x, kernel, g, options)
+    found = convolutions(arguments.model, arguments.batch_size, arguments.image_size)
+    for convolution, count in found.items():
+        window = convolution.window
+        x, kernel, g = (random.standard_normal(shape, np.float32) for shape in convolution[:3])
+        gflop = 2e-9 * convolution.multiply_adds
+        peer = torch_forms(x, kernel, g, window)
         inputs = jax.device_put((x, kernel, g))
         for direction in DIRECTIONS:
             contestants = {"PyTorch": peer[direction]}
-            for name, form in candidates.items():
-                program = jax.jit(directed(form, direction), compiler_options=lowering.compiler_options())
-                contestants[name] = partial(program, *inputs)
+            for name, form in forms(convolution.x, convolution.kernel, window).items():
+                contestants[name] = partial(kernels.jit(directed(form, direction, window)), *inputs)
             times = best_seconds(contestants, arguments.rounds)
             speeds = "  ".join(f"{name} {gflop / seconds:.0f}" for name, seconds in times.items())
-            print(f"{count} x {x_shape} {kernel_shape} stride {options['stride']} {direction}: {speeds}", flush=True)
+            shapes = f"{count} x {convolution.x} {convolution.kernel} stride {window.stride}"
+            print(f"{shapes} {direction}: {speeds}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eca_jax import kernels
 from eca_jax.bench import report as bench_report
 from eca_jax.bench.programs import inference, training
-from eca_jax.kernels.lowering import compiler_options
 from eca_jax.models import create_model
 from eca_jax.sharding import data_mesh
 
@@ -39,7 +39,7 @@ def ours(kind: str, name: str, dtype: Any, images: np.ndarray, labels: np.ndarra
     if kind == "step":
         examples = {"image": images, "label": labels, "mask": np.ones(len(images), np.float32)}
         batch = jax.device_put(examples, split)
-        step = program.train_step.lower(program.state, program.batch).compile(compiler_options())
+        step = program.train_step.lower(program.state, program.batch).compile()
 
         def run_steps(count: int) -> None:
             nonlocal state
@@ -50,7 +50,7 @@ def ours(kind: str, name: str, dtype: Any, images: np.ndarray, labels: np.ndarra
         return run_steps
 
     on_device = jax.device_put(images, split)
-    predict = jax.jit(inference(model)).lower(state.variables, on_device).compile(compiler_options())
+    predict = kernels.jit(inference(model), rows=1).lower(state.variables, on_device).compile()
 
     def run_batches(count: int) -> None:
         for _ in range(count):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax import sharding
+from eca_jax import kernels, sharding
 from eca_jax.bench import report as bench_report
 from eca_jax.bench.programs import abstract_variables, inference, training
 from eca_jax.bench.stock import StockResNet
@@ -58,7 +58,7 @@ def compile_inference(slice_: tpu.Slice, model: nn.Module, batch_per_chip: int, 
     mesh = slice_.mesh()
     split, replicated = sharding.split(mesh), sharding.replicated(mesh)
     images = jax.ShapeDtypeStruct((batch_per_chip * slice_.chips, image_size, image_size, 3), jnp.uint8)
-    program = jax.jit(inference(model), in_shardings=(replicated, split), out_shardings=split)
+    program = kernels.jit(inference(model), rows=1, in_shardings=(replicated, split), out_shardings=split)
     return tpu.compile_for(slice_, program, abstract_variables(model, image_size), images)[1]
 
 

@@ -17,18 +17,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from eca_jax.data.runtime import tensorflow
 from eca_jax.files import replacing
 from eca_jax.inference.exported import checksum
-from eca_jax.kernels.lowering import compile_for
+from eca_jax.kernels import by_platform
 from eca_jax.models.inputs import normalize
 from eca_jax.version import __version__
 from eca_jax.weights.load import Weights
 
-# By jax.export's names, and what each is called where programs are traced.
-PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}
+PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("uint8", "float32")
 
 
 def export(
-    path: str | os.PathLike, loaded: Weights, *, input: str = "uint8", platforms: Sequence[str] = tuple(PLATFORMS)
+    path: str | os.PathLike, loaded: Weights, *, input: str = "uint8", platforms: Sequence[str] = PLATFORMS
 ) -> None:
     """Writes a file that `eca_jax.load_exported` reads; see there for what is in it.
 
@@ -49,7 +48,7 @@ def export(
     size = loaded.card.preprocessing.image_size
     images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), size, size, 3), jnp.dtype(input))
     weights = _weights(loaded)
-    program = jax.export.export(jax.jit(_program(loaded, input, platforms)), platforms=platforms)(weights, images)
+    program = jax.export.export(jax.jit(_program(loaded, input)), platforms=platforms)(weights, images)
     arrays = weights | {
         "program": np.frombuffer(program.serialize(), np.uint8),
         "metadata": np.array(json.dumps(_metadata(loaded, input, platforms))),
@@ -59,7 +58,7 @@ def export(
 
 
 def export_saved_model(
-    path: str | os.PathLike, loaded: Weights, *, input: str = "uint8", platforms: Sequence[str] = tuple(PLATFORMS)
+    path: str | os.PathLike, loaded: Weights, *, input: str = "uint8", platforms: Sequence[str] = PLATFORMS
 ) -> None:
     """Writes a TensorFlow SavedModel by `jax2tf`: its signature "serving_default" takes `images`, returns "logits".
 
@@ -77,7 +76,7 @@ def export_saved_model(
 
     tf = tensorflow()
     converted = jax2tf.convert(
-        _program(loaded, input, platforms),
+        _program(loaded, input),
         polymorphic_shapes=[None, "(batch, ...)"],
         native_serialization_platforms=platforms,
         with_gradient=False,
@@ -133,7 +132,7 @@ def _metadata(loaded: Weights, input: str, platforms: Sequence[str]) -> dict[str
     }
 
 
-def _program(loaded: Weights, input: str, platforms: Sequence[str]) -> Callable[..., jax.Array]:
+def _program(loaded: Weights, input: str) -> Callable[..., jax.Array]:
     """(weights by name, images) -> logits, in each platform's own forms."""
     model, how = loaded.model, loaded.card.preprocessing
 
@@ -142,18 +141,11 @@ def _program(loaded: Weights, input: str, platforms: Sequence[str]) -> Callable[
             images = normalize(images, how.mean, how.std, model.dtype)
         return model.apply(variables, images)
 
-    def on(name: str) -> Callable[..., jax.Array]:
-        def traced(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-            with compile_for(PLATFORMS[name]):
-                if name != "cpu":
-                    return logits(variables, images)
-                # The forms that are fast on a CPU depend on the batch size, so each image is a batch of its own.
-                return jax.lax.map(lambda image: logits(variables, image[None])[0], images)
-
-        return traced
+    def one_at_a_time(variables: dict[str, Any], images: jax.Array) -> jax.Array:
+        # The forms that are fast on a CPU depend on the batch size, so each image is a batch of its own.
+        return jax.lax.map(lambda image: logits(variables, image[None])[0], images)
 
     def program(weights: dict[str, jax.Array], images: jax.Array) -> jax.Array:
-        forms = {name: on(name) for name in platforms}
-        return jax.lax.platform_dependent(unflatten_dict(weights, sep="/"), images, **forms)
+        return by_platform(unflatten_dict(weights, sep="/"), images, cpu=one_at_a_time, default=logits)
 
     return program

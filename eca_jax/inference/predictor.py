@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from eca_jax import sharding
+from eca_jax import kernels, sharding
 from eca_jax.data.preprocess import ImageLike, eval_image
 from eca_jax.inference.ranking import Prediction, rank, softmax
-from eca_jax.kernels.lowering import compiler_options
 from eca_jax.models.inputs import on_pixels
 from eca_jax.weights.load import Weights, read_weights, warn_of
 
@@ -196,8 +195,8 @@ class Predictor:
             predict = on_pixels(model, self.preprocessing)
             shape = (size, how.image_size, how.image_size, 3)
             images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=self.sharding)
-            program = jax.jit(predict, out_shardings=self.sharding)
-            self.programs[output, size] = program.lower(self.variables, images).compile(compiler_options())
+            program = kernels.jit(predict, rows=1, out_shardings=self.sharding)
+            self.programs[output, size] = program.lower(self.variables, images).compile()
         return self.programs[output, size]
 
 

@@ -1,1 +1,27 @@
-"""Operations in the form that is fast on the platform a program is compiled for."""
+"""Operations in the form that is fast on the platform a program is lowered for, and `jit`, which compiles it for that.
+
+A function here computes the same everywhere; traced, it is one name, and its form is chosen when the program that holds
+it is lowered. Nothing here asks which devices this machine has while a program is traced.
+"""
+
+from eca_jax.kernels.barriers import compute_apart, compute_once
+from eca_jax.kernels.conv import Convolution, conv2d, convolutions
+from eca_jax.kernels.elementwise import add_relu
+from eca_jax.kernels.means import means
+from eca_jax.kernels.platform import by_platform
+from eca_jax.kernels.pool import max_pool
+from eca_jax.kernels.program import Program, jit
+
+__all__ = [
+    "Convolution",
+    "Program",
+    "add_relu",
+    "by_platform",
+    "compute_apart",
+    "compute_once",
+    "conv2d",
+    "convolutions",
+    "jit",
+    "max_pool",
+    "means",
+]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.kernels.lowering import conv2d
+from eca_jax.kernels import conv2d
 
 Dtype = Any
 Initializer = Callable[..., jax.Array]

@@ -13,7 +13,7 @@ known before the convolution runs.
 import jax
 import jax.numpy as jnp
 
-from eca_jax.kernels.lowering import compute_once, max_pool
+from eca_jax.kernels import compute_once, max_pool
 from eca_jax.layers.attention import ChannelGate
 from eca_jax.layers.conv import Conv
 from eca_jax.layers.norm import BatchNorm, scale_shift

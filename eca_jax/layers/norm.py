@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.kernels.lowering import target_platform
+from eca_jax.kernels import means
 from eca_jax.layers.conv import Initializer
 
 
@@ -95,11 +95,7 @@ class BatchNorm(nn.Module):
             raise ValueError("BatchNorm needs more than one value per channel in training")
 
         grouped = split_groups(x.astype(jnp.float32), examples // group_size)
-        per_example = jnp.mean(grouped, axis=(2, 3)) if with_mean else None
-        # A TPU makes both means in the pass that writes x, and the mean of the first would be a program of its own:
-        # 4,100 cycles for 128 examples of 1024 channels (v5e). Elsewhere the second would be another pass over x.
-        from_examples = with_mean and target_platform() != "tpu"
-        mean = jnp.mean(per_example, axis=1) if from_examples else jnp.mean(grouped, axis=(1, 2, 3))
+        per_example, mean = means(grouped) if with_mean else (None, jnp.mean(grouped, axis=(1, 2, 3)))
         # E[x^2] - E[x]^2 needs one pass over x; rounding may take it below zero.
         var = jnp.maximum(jnp.mean(jnp.square(grouped), axis=(1, 2, 3)) - jnp.square(mean), 0.0)
 

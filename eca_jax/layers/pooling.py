@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.kernels.lowering import max_pool
+from eca_jax.kernels import max_pool
 
 
 def halving_average_pool(x: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.kernels.lowering import conv2d
+from eca_jax.kernels import conv2d
 from eca_jax.layers.conv import Initializer
 
 # 1 / √Var[act(z)] for z ~ N(0, 1): what a convolution scales its kernel by to undo the activation before it

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.kernels.lowering import max_pool
+from eca_jax.kernels import max_pool
 from eca_jax.layers.attention import ECA
 from eca_jax.layers.conv import Conv
 from eca_jax.layers.conv_norm_act import ConvNormAct

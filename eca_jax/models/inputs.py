@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from eca_jax.kernels.lowering import in_parts
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -71,13 +69,13 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dt
 
 
 def on_pixels(model: nn.Module, preprocessing: Preprocessing) -> Callable[[Any, jax.Array], Any]:
-    """`predict(variables, images) -> output`: what the model returns for uint8 images [N, H, W, 3] at inference."""
+    """`predict(variables, images) -> output`: what the model returns for uint8 images [N, H, W, 3] at inference.
+
+    To be compiled by `kernels.jit(..., rows=1)`.
+    """
 
     def predict(variables: Any, images: jax.Array) -> Any:
-        def network(images: jax.Array) -> Any:
-            inputs = normalize(images, preprocessing.mean, preprocessing.std, model.dtype)
-            return model.apply(variables, inputs, train=False)
-
-        return in_parts(network, images)
+        inputs = normalize(images, preprocessing.mean, preprocessing.std, model.dtype)
+        return model.apply(variables, inputs, train=False)
 
     return predict

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.kernels.lowering import max_pool
+from eca_jax.kernels import max_pool
 from eca_jax.layers.attention import ECA, round_channels
 from eca_jax.layers.pooling import halving_average_pool
 from eca_jax.layers.std_conv import ACTIVATION_GAIN, ScaledStdConv

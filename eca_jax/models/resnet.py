@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.kernels.lowering import add_relu, target_platform
+from eca_jax.kernels import add_relu, compute_apart
 from eca_jax.layers.attention import ECA, SE, ChannelGate, global_average_pool
 from eca_jax.layers.conv import Conv, Dense
 from eca_jax.layers.fold import conv_norm_gate, norm_relu_pool
@@ -35,17 +35,13 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        plain_on_tpu = not (train or self.attention) and x.shape[-1] == self.features and target_platform() == "tpu"
-        if plain_on_tpu:
-            # conv1 and the sum read x, the sum of the block before. XLA would compute that sum again inside this
-            # block's program: 1.74 million cycles for the second block (v5e, 128 images), 0.82 when x is kept.
-            x = jax.lax.optimization_barrier(x)
+        apart = not (train or self.attention) and x.shape[-1] == self.features
+        if apart:  # conv1 and the sum read x, the sum of the block before, which would be computed again here
+            x = compute_apart(x)
         y = self.conv(self.features, 3, self.stride, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train))
-        if plain_on_tpu and self.features > 64:
-            # XLA would run conv1 inside conv2: 0.56 million cycles in stage 2, 0.48 when kept apart. In stage 1, of 64
-            # channels, it is 0.82 inside and 1.30 apart.
-            y = jax.lax.optimization_barrier(y)
+        if apart and self.features > 64:  # conv1 would run inside conv2, which pays in stage 1 only
+            y = compute_apart(y)
         conv, norm = self.conv(self.features, 3, name="conv2"), self.norm(name="bn2")
         gate = self.attention and self.attention()
         y = conv_norm_gate(y, conv, norm, gate, train=train, fold=self.fold)
@@ -67,10 +63,10 @@ class Bottleneck(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         features = self.features * self.expansion
         y = nn.relu(self.norm(name="bn1")(self.conv(self.features, 1, name="conv1")(x), train))
-        if self.attention and not train and x.shape[-1] == features and target_platform() == "tpu":
-            # The gate waits for all of conv2, so conv2 cannot run inside conv3 as it does in a plain network. XLA then
-            # runs conv1 inside conv2: 1.42 million cycles in stage 1 (v5e, 128 images), 1.07 when kept apart.
-            y = jax.lax.optimization_barrier(y)
+        if self.attention and not train and x.shape[-1] == features:
+            # The gate waits for all of conv2, so conv2 cannot run inside conv3 as it does in a plain network, and
+            # conv1 would run inside conv2.
+            y = compute_apart(y)
         y = self.conv(self.features, 3, self.stride, name="conv2")(y)
         y = nn.relu(self.norm(name="bn2")(y, train))
         conv, norm = self.conv(features, 1, name="conv3"), self.norm(name="bn3")

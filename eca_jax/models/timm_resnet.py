@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.kernels.lowering import max_pool
+from eca_jax.kernels import max_pool
 from eca_jax.layers.attention import ECA, SE, ChannelGate, global_average_pool
 from eca_jax.layers.conv import Conv, Dense, kaiming_fan_out
 from eca_jax.layers.fold import conv_norm_gate

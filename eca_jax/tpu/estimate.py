@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from eca_jax.kernels import lowering
 from eca_jax.tpu import hlo
 
 GIB = 2**30
@@ -193,8 +192,7 @@ def compile_for(slice_: Slice, function: Callable, *arguments: Any) -> tuple[Any
 
     Returns (compiled program, its Estimate). Raises DoesNotFit where the chip's memory is too small.
     """
-    with lowering.compile_for("tpu"):
-        lowered = function.lower(*arguments)
+    lowered = function.lower(*arguments)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from eca_jax import sharding
+from eca_jax import kernels, sharding
 from eca_jax.data import prefetch_to_device
 from eca_jax.tasks.task import Task, Variables
 from eca_jax.training.runtime.interrupt import Interrupt
@@ -64,4 +64,4 @@ def evaluate_weights(task: Task, variables: Variables, batch_size: int) -> dict[
 def make_outputs(task: Task, mesh: Mesh) -> Callable[..., Mapping[str, jax.Array]]:
     """`task.outputs`, jitted: weights on every device of the mesh, batches and results split over them."""
     split = sharding.split(mesh)
-    return jax.jit(task.outputs, in_shardings=(sharding.replicated(mesh), split), out_shardings=split)
+    return kernels.jit(task.outputs, rows=1, in_shardings=(sharding.replicated(mesh), split), out_shardings=split)

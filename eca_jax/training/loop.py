@@ -18,7 +18,6 @@ from eca_jax.compilation_cache import use_compilation_cache
 from eca_jax.data import prefetch_to_device
 from eca_jax.data.order import steps_per_epoch
 from eca_jax.files import absolute
-from eca_jax.kernels.lowering import compiler_options
 from eca_jax.tasks.task import Task, create_task
 from eca_jax.training.checkpoints import Checkpoints
 from eca_jax.training.evaluate import evaluate, evaluate_weights
@@ -286,7 +285,7 @@ def _check(config: Mapping[str, Any]) -> None:
 def _compile(program: Program, progress: Progress) -> Any:
     """The train step, compiled before any data is read, so that what does not fit fails at once."""
     started = time.monotonic()
-    compiled = program.train_step.lower(program.state, program.batch).compile(compiler_options())
+    compiled = program.train_step.lower(program.state, program.batch).compile()
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     progress.say(

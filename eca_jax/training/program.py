@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from eca_jax import sharding
+from eca_jax import kernels, sharding
 from eca_jax.tasks.task import Task
 from eca_jax.training.evaluate import make_outputs
 from eca_jax.training.optimizer import Schedule, make_optimizer, make_schedule
@@ -75,12 +75,12 @@ def build(task: Task, config: Mapping[str, Any], mesh: Mesh, steps_per_epoch: in
         mesh=mesh,
         state=sharding.placed(jax.eval_shape(init), replicated),
         batch=sharding.placed(dict(task.batch), split),
-        train_step=jax.jit(
+        train_step=kernels.jit(
             train_step,
             in_shardings=(replicated, split),
             out_shardings=(replicated, replicated),
             donate_argnums=0,
         ),
         outputs=make_outputs(task, mesh),
-        init=jax.jit(init, out_shardings=replicated),
+        init=kernels.jit(init, out_shardings=replicated),
     )

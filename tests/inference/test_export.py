@@ -17,7 +17,7 @@ import eca_jax
 from eca_jax.commands import main as cli
 from eca_jax.inference.export import export
 
-README = Path(__file__).parents[2] / "README.md"
+DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 # Nothing of this project, nor what it is built on, can be imported by the process that runs the exported file.
 BLOCKER = """
 import sys
@@ -55,8 +55,8 @@ def assert_same(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def test_the_readmes_lines_run_it_where_nothing_else_is_installed(exported, images, expected, tmp_path):
-    (lines,) = re.findall(r"```python\n(import json[^`]*deserialize[^`]*)```", README.read_text())
+def test_the_docs_lines_run_it_where_nothing_else_is_installed(exported, images, expected, tmp_path):
+    (lines,) = re.findall(r"```python\n(import json[^`]*deserialize[^`]*)```", DOCS.read_text())
     np.save(tmp_path / "images.npy", images)
     script = f"""{BLOCKER}
 import numpy as np

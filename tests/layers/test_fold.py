@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from eca_jax.kernels.lowering import max_pool
+from eca_jax.kernels import max_pool
 from eca_jax.layers.fold import norm_relu_pool
 from eca_jax.layers.norm import BatchNorm
 

@@ -14,9 +14,9 @@ REPOSITORY = Path(__file__).parents[2]
     ("room", "line", "found"),
     [
         (
-            "kernels/lowering.py",
+            "kernels/program.py",
             "def _f():\n    from eca_jax.layers import conv\n    return conv\n",
-            "eca_jax.kernels.lowering -> eca_jax.layers",
+            "eca_jax.kernels.program -> eca_jax.layers",
         ),
         ("tpu/hlo.py", "import eca_jax.analysis.counts\n", "eca_jax.tpu.hlo -> eca_jax.analysis.counts"),
         ("data/order.py", "import eca_jax\n", "eca_jax.data.order -> eca_jax"),

@@ -31,7 +31,7 @@ def passes_over_feature_maps(model):
 
 def count_reductions(jaxpr):
     for equation in jaxpr.eqns:
-        yield equation.primitive.name == "reduce_sum" and equation.invars[0].aval.ndim >= 4
+        yield equation.primitive.name in ("reduce_sum", "means") and equation.invars[0].aval.ndim >= 4
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
             yield from count_reductions(inner)
 

@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 
-from eca_jax.kernels.lowering import compile_for
+from eca_jax import sharding
 from eca_jax.sharding import data_mesh
 from eca_jax.tasks.task import create_task
 from eca_jax.training.program import build
@@ -41,8 +41,8 @@ def communication(config):
     program = build(create_task(config), config, data_mesh(), steps_per_epoch=6)
     # In the forms of accelerators, which hosts with several devices have: Winograd's kernel gradient, a CPU's form, is
     # summed over the devices before it is transformed back, as 16 numbers for 9.
-    with compile_for("tpu"):
-        lowered = program.train_step.lower(program.state, program.batch)
+    step = jax.jit(program.train_step.__wrapped__, out_shardings=sharding.replicated(program.mesh))
+    lowered = step.trace(program.state, program.batch).lower(lowering_platforms=("cuda",))
     text = lowered.compile().as_text()
     entry = text[text.index("\nENTRY") :]
     count = numbers = 0

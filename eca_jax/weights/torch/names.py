@@ -21,8 +21,6 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from eca_jax.kernels.lowering import compile_for
-
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
 
@@ -176,8 +174,7 @@ def abstract_variables(model: nn.Module, image_size: int) -> dict[Path, Shape]:
         order.extend(flatten_dict(variables))  # here, since JAX sorts the dictionaries that leave a trace
         return variables
 
-    with compile_for("gpu"):  # shapes are the same everywhere, and the plain forms are traced in half the time
-        shapes = flatten_dict(jax.eval_shape(init, jax.random.key(0)))
+    shapes = flatten_dict(jax.eval_shape(init, jax.random.key(0)))
     return {path: shapes[path].shape for path in order}
 
 

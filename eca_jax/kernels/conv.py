@@ -1,0 +1,114 @@
+"""2-D convolution: `lax.conv_general_dilated`, on a CPU in the forms of `cpu_conv`.
+
+Three primitives, each bilinear, and each the transpose of the others: derivatives of any order, forward and reverse,
+are made of the same three.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+from jax.extend import core
+from jax.interpreters import ad
+
+from eca_jax.kernels import cpu_conv, xla_conv
+from eca_jax.kernels.platform import apply, primitive
+from eca_jax.kernels.xla_conv import Shape, Window
+
+
+def conv2d(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: int | Sequence[Sequence[int]] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """2-D convolution of x [N,H,W,C] with kernel [kh,kw,C/groups,F], taken in x's dtype: [N,H',W',F] of x's dtype."""
+    window = Window(pair(stride), pads(padding), pair(dilation), groups)
+    return apply(conv2d_p, x, kernel.astype(x.dtype), window=window, differentiated=False)
+
+
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """3 -> (3, 3)"""
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def pads(padding: int | Sequence[Sequence[int]]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """1 -> ((1, 1), (1, 1)), pixels before and after in each dimension."""
+    return ((padding, padding),) * 2 if isinstance(padding, int) else tuple(map(tuple, padding))
+
+
+def _plain(x: jax.Array, kernel: jax.Array, *, window: Window, differentiated: bool) -> jax.Array:
+    return xla_conv.forward(x, kernel, window)
+
+
+# `differentiated`: this is the value of a convolution whose gradient is taken, that is of training.
+conv2d_p = primitive("conv2d", _plain, cpu=cpu_conv.forward)
+_input_gradient_p = primitive("conv2d_input_gradient", xla_conv.input_gradient, cpu=cpu_conv.input_gradient)
+_kernel_gradient_p = primitive("conv2d_kernel_gradient", xla_conv.kernel_gradient, cpu=cpu_conv.kernel_gradient)
+
+
+def _input_gradient(g: jax.Array, kernel: jax.Array, window: Window, shape: Shape) -> jax.Array:
+    return _input_gradient_p.bind(g, kernel, window=window, shape=shape)
+
+
+def _kernel_gradient(x: jax.Array, g: jax.Array, window: Window, shape: Shape) -> jax.Array:
+    return _kernel_gradient_p.bind(x, g, window=window, shape=shape)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    return conv2d_p.bind(x, kernel, window=window, differentiated=False)
+
+
+def _jvp(primals, tangents, *, window, differentiated):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y = conv2d_p.bind(x, kernel, window=window, differentiated=True)
+    if isinstance(dx, ad.Zero):
+        return y, _convolve(x, dkernel, window)
+    if isinstance(dkernel, ad.Zero):
+        return y, _convolve(dx, kernel, window)
+    return y, _convolve(dx, kernel, window) + _convolve(x, dkernel, window)
+
+
+ad.defbilinear(
+    conv2d_p,
+    lambda g, x, kernel, *, window, differentiated: _input_gradient(g, kernel, window, x.aval.shape),
+    lambda g, x, kernel, *, window, differentiated: _kernel_gradient(x, g, window, kernel.aval.shape),
+)
+ad.primitive_jvps[conv2d_p] = _jvp
+ad.defbilinear(
+    _input_gradient_p,
+    lambda x, g, kernel, *, window, shape: _convolve(x, kernel, window),
+    lambda x, g, kernel, *, window, shape: _kernel_gradient(x, g, window, kernel.aval.shape),
+)
+ad.defbilinear(
+    _kernel_gradient_p,
+    lambda kernel, x, g, *, window, shape: _input_gradient(g, kernel, window, x.aval.shape),
+    lambda kernel, x, g, *, window, shape: _convolve(x, kernel, window),
+)
+
+
+class Convolution(NamedTuple):
+    """One convolution of a traced program: shapes of input, kernel and output, and how the kernel moves."""
+
+    x: Shape
+    kernel: Shape
+    y: Shape
+    window: Window
+
+    @property
+    def multiply_adds(self) -> int:
+        return math.prod(self.y) * math.prod(self.kernel[:3])
+
+
+def convolutions(jaxpr: core.Jaxpr) -> Iterator[Convolution]:
+    """Every `conv2d` of a traced program, nested programs included, in order."""
+    for equation in jaxpr.eqns:
+        if equation.primitive is conv2d_p:
+            shapes = (variable.aval.shape for variable in (*equation.invars, *equation.outvars))
+            yield Convolution(*shapes, equation.params["window"])
+        for inner in core.jaxprs_in_params(equation.params):
+            yield from convolutions(inner)
