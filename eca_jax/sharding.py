@@ -1,6 +1,7 @@
 """One mesh, and the two ways that arrays lie on it: split by examples, or whole on every device."""
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXIS = "data"
 
 
-class Shard(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Shard:
     """A process's part of something: number `index` of `count`."""
 
     index: int = 0

@@ -110,7 +110,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, ml_collections.
 
 def _overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Splits off what sets keys of the recipe: `--config.key=value`, also with the value as the next argument."""
-    overrides, rest, waiting = [], [], False
+    overrides: list[str] = []
+    rest: list[str] = []
+    waiting = False
     for argument in arguments:
         is_key = argument.lstrip("-").startswith(("config.", "noconfig.")) and argument.startswith("-")
         (overrides if is_key or (waiting and not argument.startswith("-")) else rest).append(argument)

@@ -2,14 +2,14 @@
 
 import collections
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
 
 
 def prefetch_to_device(
-    batches: Iterable[dict[str, np.ndarray]], sharding: jax.sharding.Sharding, size: int = 2
+    batches: Iterable[Mapping[str, np.ndarray]], sharding: jax.sharding.Sharding, size: int = 2
 ) -> Iterator[dict[str, jax.Array]]:
     """Yields each batch as global arrays, having started the transfer of the `size` - 1 batches after it.
 
@@ -23,10 +23,11 @@ def prefetch_to_device(
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
-    batches, queue = iter(batches), collections.deque()
+    waiting = iter(batches)
+    queue: collections.deque[dict[str, jax.Array]] = collections.deque()
 
-    def enqueue(count):
-        for batch in itertools.islice(batches, count):
+    def enqueue(count: int) -> None:
+        for batch in itertools.islice(waiting, count):
             queue.append({k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()})
 
     enqueue(size)

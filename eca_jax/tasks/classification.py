@@ -133,6 +133,7 @@ class Classification:
 
     def loss(self, variables: Variables, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Variables, Sums]]:
         """The mean cross-entropy of the examples that count; sums of "loss", "top1", "top5" and "count"."""
+        logits: Any
         logits, changed = self.model.apply(
             variables, self._pixels(batch), train=True, mutable=["batch_stats"], rngs={"dropout": key}
         )
@@ -142,7 +143,7 @@ class Classification:
 
     def outputs(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """Plain cross-entropy float32 [N], the label's rank int32 [N] (0 is a right answer), and the mask."""
-        logits = self.model.apply(variables, self._pixels(batch), train=False)
+        logits: Any = self.model.apply(variables, self._pixels(batch), train=False)
         return {
             "loss": cross_entropy(logits, batch[LABEL]),
             "rank": label_rank(logits, batch[LABEL]),

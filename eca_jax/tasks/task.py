@@ -35,19 +35,23 @@ class Meter(Protocol):
 
 
 class Task(Protocol):
-    """See the module.
+    """See the module."""
 
-    Attributes:
-      name: of what is trained, for people.
-      best: the metric of `meter` that chooses the best checkpoint; the higher the better.
-      batch: abstract arrays of a global batch, examples first.
-      nominal_examples: of the training split where that is known without the data, for plans; or None.
-    """
+    @property
+    def name(self) -> str:
+        """Of what is trained, for people."""
 
-    name: str
-    best: str
-    batch: Mapping[str, jax.ShapeDtypeStruct]
-    nominal_examples: int | None
+    @property
+    def best(self) -> str:
+        """The metric of `meter` that chooses the best checkpoint; the higher the better."""
+
+    @property
+    def batch(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """Abstract arrays of a global batch, examples first."""
+
+    @property
+    def nominal_examples(self) -> int | None:
+        """Of the training split where that is known without the data, for plans; or None."""
 
     @property
     def card(self) -> Card:

@@ -96,6 +96,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike, task: Task | No
     if jax.process_index() == 0:
         plot_curves(workdir, task.best)
     best = best_evaluation(writer.lines, task.best)
+    assert best is not None, "a run ends with an evaluation"
     metrics = {key: value for key, value in best.items() if key not in ("step", "epoch", "split")}
     words = f"best: {describe(task, best['split'], metrics)}, after epoch {best['epoch']:g}"
     progress.say(f"done in {progress.elapsed()}\n{words}")
@@ -177,10 +178,10 @@ class _Run:
 
         Windows are counted from the epoch's start, so that a resumed run has the same ones.
         """
-        sums = {key: float(value) for key, value in sums.items()}
-        if not math.isfinite(sums["loss"]):
+        values = {key: float(value) for key, value in sums.items()}
+        if not math.isfinite(values["loss"]):
             raise self._not_finite(step, "the loss")
-        self.window.add(sums)
+        self.window.add(values)
         self.progress.update(step)
         in_epoch = (step - 1) % self.epoch_steps + 1
         every = self.config["log_every_steps"]
@@ -232,14 +233,15 @@ class _Run:
 
     def _evaluate(self, step: int, state: TrainState, splits: list[str], interrupt: Interrupt) -> bool:
         """Evaluates the weights ("validation"), their average ("validation_ema"); False if interrupted."""
-        variables = {"validation": state.variables, "validation_ema": state.ema}
+        variables = {"validation": state.variables, "validation_ema": state.ema or {}}
         results = {}
         for split in splits:
-            results[split] = evaluate(
+            means = evaluate(
                 self.program.task, self.program.outputs, variables[split], self.program.mesh, interrupt=interrupt
             )
-            if results[split] is None:
+            if means is None:
                 return False
+            results[split] = means
         for split, means in results.items():
             self.writer.write(step, step / self.epoch_steps, split, means)
             self.progress.say(f"{self._where(step)}  {describe(self.program.task, split, means)}")
@@ -257,7 +259,7 @@ def describe(task: Task, split: str, metrics: Mapping[str, Any]) -> str:
     return f"{name} {task.describe(metrics)} on {metrics['count']} images"
 
 
-def evaluate_best(config: Mapping[str, Any], workdir: str | os.PathLike) -> tuple[int, str, dict[str, Any]]:
+def evaluate_best(config: Mapping[str, Any], workdir: str | os.PathLike) -> tuple[int | None, str, dict[str, Any]]:
     """Evaluates the best checkpoint of `workdir`: its step, words that describe the metrics, and the metrics.
 
     Raises:

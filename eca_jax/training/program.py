@@ -40,8 +40,8 @@ class Program:
     mesh: Mesh
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
-    train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
-    outputs: Callable[..., Mapping[str, jax.Array]]
+    train_step: jax.stages.Wrapped
+    outputs: jax.stages.Wrapped
     init: Callable[[], TrainState]
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax._src import (
@@ -64,7 +65,7 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
 def _launched() -> bool:
     """Whether this is a process that JAX can tell the place of: asking it anywhere else is an error, or hangs."""
     tasks = (os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
-    return any(int(count) > 1 for count in tasks) or "tpu" in (jax.config.jax_platforms or "")
+    return any(int(count) > 1 for count in tasks) or "tpu" in (jax.config.values["jax_platforms"] or "")
 
 
 @contextlib.contextmanager
@@ -102,7 +103,7 @@ def _fail(error: Exception) -> None:
         )
     else:
         with contextlib.suppress(Exception):  # another process was first, or the first one is gone
-            service.global_state.client.key_value_set(_FAILURE, json.dumps([status, f"process {rank}: {message}"]))
+            _store().key_value_set(_FAILURE, json.dumps([status, f"process {rank}: {message}"]))
             if rank == 0:  # the store is in this process
                 time.sleep(3 * _POLL_SECONDS)
     _leave(status, message)
@@ -129,10 +130,15 @@ def _watch(over: threading.Event) -> None:
             _leave_as_told(said)
 
 
+def _store() -> Any:
+    """Where the processes of the run leave each other words."""
+    return service.global_state.client
+
+
 def _word() -> str | None:
     """What a process that failed left in the store, or None."""
     try:
-        return service.global_state.client.key_value_try_get(_FAILURE)
+        return _store().key_value_try_get(_FAILURE)
     except Exception:  # nothing there, or the store is gone: then JAX ends this process
         return None
 
