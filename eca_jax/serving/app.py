@@ -13,13 +13,13 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eca_jax.serving import v1
+from eca_jax.serving import v1, v2
 from eca_jax.serving.limits import Refused, busy
 from eca_jax.serving.openapi import document
 from eca_jax.serving.service import Service
 
 # Each has `routes(service)` and, for the OpenAPI document, `PATHS`.
-PROTOCOLS = (v1,)
+PROTOCOLS = (v1, v2)
 
 _HEALTH = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 _TEXT = {"type": "string", "contentMediaType": "text/plain"}
@@ -56,7 +56,7 @@ def create_app(service: Service) -> ASGIApp:
         return JSONResponse({"status": "ok"})
 
     async def readyz(request: Request) -> Response:
-        check_ready(service)
+        service.check_ready()
         return JSONResponse({"status": "ready"})
 
     async def metrics(request: Request) -> Response:
@@ -83,13 +83,6 @@ def create_app(service: Service) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     return service.metrics.measured(_bounded(app, service))
-
-
-def check_ready(service: Service) -> None:
-    """Raises Refused unless requests are answered."""
-    if service.draining:
-        raise busy("the server is about to end")
-    service.models.get()
 
 
 def _bounded(app: ASGIApp, service: Service) -> ASGIApp:

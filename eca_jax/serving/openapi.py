@@ -35,7 +35,10 @@ def document(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _complete(operations: Mapping[str, Any]) -> dict[str, Any]:
-    return {method: _operation(fields) for method, fields in operations.items()}
+    return {
+        key: value if key == "parameters" else _operation(value)  # those that all operations of a path share
+        for key, value in operations.items()
+    }
 
 
 def _operation(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,12 @@ class Service:
             await self.batcher.close()
             self._decoders.shutdown(wait=False, cancel_futures=True)
 
+    def check_ready(self) -> None:
+        """Raises Refused unless requests are answered, and will be for a while."""
+        if self.draining:
+            raise busy("the server is about to end")
+        self.models.get()
+
     async def compute(self, served: Served, images: Sequence[bytes], outputs: Sequence[str]) -> dict[str, list[Any]]:
         """By output, one result for each image file.
 
