@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,8 @@ from eca_jax.tasks.losses import cross_entropy
 from eca_jax.tasks.task import Batch, HostBatch, Sums, Variables
 from eca_jax.tasks.warm_start import from_weights
 from eca_jax.weights.card import Card
+from eca_jax.weights.class_names import label_map
+from eca_jax.weights.load import Weights
 
 # So that ImageNet need not be here for a plan.
 NOMINAL_EXAMPLES = {"imagenet2012": 1_281_167}
@@ -37,6 +39,7 @@ class Classification:
       crop_scale, crop_ratio, flip, seed: see `eca_jax.data.train_batches`.
       label_smoothing: of the training loss.
       init_from: weights to start from; "" for none.
+      labels: in evaluation, for each class of the data its index among the model's; None where they are the same.
     """
 
     model: nn.Module
@@ -50,6 +53,7 @@ class Classification:
     label_smoothing: float = 0.0
     init_from: str = ""
     nominal_examples: int | None = None
+    labels: Sequence[int] | None = None
 
     best = "top1"
 
@@ -88,6 +92,19 @@ class Classification:
             nominal_examples=NOMINAL_EXAMPLES.get(dataset),
         )
 
+    @classmethod
+    def of_weights(cls, weights: Weights, source: Source, batch_size: int) -> "Classification":
+        """The task of judging weights on data. Classes go by their names wherever both sides have names.
+
+        Raises:
+          ValueError: the weights know no class of that name, or have fewer classes than the data; one line.
+        """
+        stored, num_classes = weights.card.class_names, weights.model.num_classes
+        labels = label_map(source.class_names, stored, num_classes)
+        if labels is None and num_classes < source.num_classes:
+            raise ValueError(f"{source.name} has {source.num_classes} classes, the weights have {num_classes}")
+        return cls(weights.model, weights.card, batch_size, lambda: source, labels=labels)
+
     @property
     def name(self) -> str:
         return self.description.model
@@ -100,7 +117,7 @@ class Classification:
     def source(self) -> Source:
         """The data. Raises ValueError or OSError where they cannot be used; one line."""
         source = self.open_source()
-        if self.model.num_classes < source.num_classes:
+        if self.labels is None and self.model.num_classes < source.num_classes:
             raise ValueError(
                 f"num_classes={self.model.num_classes}, but {source.name} has {source.num_classes} classes: "
                 f"set num_classes={source.num_classes}"
@@ -166,7 +183,7 @@ class Classification:
         )
 
     def eval_batches(self, split: str, shard: Shard) -> Iterator[HostBatch]:
-        return eval_batches(
+        batches = eval_batches(
             self.source,
             split,
             batch_size=self.batch_size,
@@ -176,6 +193,10 @@ class Classification:
             process_index=shard.index,
             process_count=shard.count,
         )
+        if self.labels is None:
+            return batches
+        labels = np.asarray(self.labels, np.int32)
+        return ({**batch, LABEL: labels[batch[LABEL]]} for batch in batches)
 
     def meter(self) -> "Accuracy":
         return Accuracy()

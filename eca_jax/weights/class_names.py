@@ -34,7 +34,7 @@ def class_names(stored: Sequence[str] | None, num_classes: int) -> list[str] | N
 
 
 def label_map(of_data: Sequence[str], stored: Sequence[str] | None, num_classes: int) -> list[int] | None:
-    """For each class of a data set its index among a model's classes, by name; None where the model's have no names.
+    """For each class of a data set its index among a model's classes, by name; None where nothing tells the model's.
 
     Args:
       of_data: the data set's names, in the order of its labels.
@@ -45,10 +45,10 @@ def label_map(of_data: Sequence[str], stored: Sequence[str] | None, num_classes:
     """
     words = imagenet_names()
     names = list(stored or (words if num_classes == len(words) else ()))
-    if not names:
-        return None
     places = {words.get(name, name): index for index, name in enumerate(names)}
     unknown = [name for name in of_data if words.get(name, name) not in places]
+    if not stored and len(unknown) == len(of_data):  # it was but a guess that the weights are ImageNet's
+        return None
     if unknown:
         known = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""

@@ -17,7 +17,6 @@ from eca_jax.data import eval_image
 from eca_jax.models import Preprocessing
 from eca_jax.models.timm_resnet import regular
 from eca_jax.weights.card import Card
-from eca_jax.weights.class_names import class_names, imagenet_names
 from eca_jax.weights.load import Weights
 
 FAMILIES = {
@@ -155,17 +154,6 @@ def test_weights_are_loaded_by_name_in_the_dtype_asked_for(weights, predictor):
     assert 0 < difference < 0.05
     with pytest.raises(ValueError, match="batch sizes"):
         eca_jax.Predictor.load(weights, batch_sizes=(0,))
-
-
-def test_names_are_imagenets_or_those_beside_the_weights():
-    """Identifiers are in the order that all published weights have, which is alphabetical."""
-    names = imagenet_names()
-    assert len(names) == len(set(names.values())) == 1000
-    assert list(names) == sorted(names)
-    assert (names["n01440764"], names["n02123045"], names["n15075141"]) == ("tench", "tabby", "toilet tissue")
-    assert class_names(None, 1000) == list(names.values())
-    assert class_names(None, 10) is None
-    assert class_names(["n02123045", "dog"], 3) == ["tabby", "dog", "2"]
 
 
 def test_importing_the_package_imports_nothing_else():

@@ -1,9 +1,21 @@
 """What a recipe leaves open is the model's own."""
 
+import dataclasses
+import types
+
+import numpy as np
 import pytest
+from data_fixtures import WNIDS
 
 import eca_jax
+from eca_jax.data import load_source
+from eca_jax.data.batch import LABEL, MASK
+from eca_jax.models import Preprocessing
+from eca_jax.sharding import Shard
+from eca_jax.tasks.classification import Classification
 from eca_jax.tasks.task import create_task
+from eca_jax.weights.card import Card
+from eca_jax.weights.load import Weights
 
 
 def task(**changes):
@@ -57,3 +69,20 @@ def test_what_cannot_be_is_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         task(**changes)
     assert "\n" not in str(error.value)
+
+
+def test_weights_are_judged_by_the_names_of_their_classes(folder_dir):
+    """The data's labels become those of the weights, whose classes are in another order."""
+    model = types.SimpleNamespace(num_classes=5)  # which has no part in this
+    card = Card("resnet18", {}, Preprocessing(32), ("other", *reversed(WNIDS)))
+    source = load_source("folder", folder_dir)
+    task = Classification.of_weights(Weights(card, model, {}), source, 4)
+
+    def labels(task):
+        batches = list(task.eval_batches("validation", Shard(0, 1)))
+        return np.concatenate([batch[LABEL][batch[MASK] > 0] for batch in batches])
+
+    np.testing.assert_array_equal(labels(task), 4 - labels(dataclasses.replace(task, labels=None)))
+    unknown = dataclasses.replace(card, class_names=("cat", "dog", *WNIDS[:3]))
+    with pytest.raises(ValueError, match=f"know no class '{WNIDS[3]}'"):
+        Classification.of_weights(Weights(unknown, model, {}), source, 4)
