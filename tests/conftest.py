@@ -1,10 +1,14 @@
 """Small data sets in the real formats, shared by the tests of data, training and the commands."""
 
 import io
+import os
 import tarfile
 
 import pytest
 from data_fixtures import TRAIN_PER_CLASS, VALIDATION_EXAMPLES, WNIDS, add_to_tar, example_jpeg
+
+# The tests' processes compile for TPUs beside each other; libtpu would let only one of them on a machine.
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 
 @pytest.fixture(scope="session")
