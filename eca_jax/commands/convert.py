@@ -1,13 +1,14 @@
 """`eca-jax convert`."""
 
 import argparse
-import os
 from typing import Any
+
+from flax.traverse_util import flatten_dict
 
 from eca_jax.commands.options import add_weights, positive, read
 from eca_jax.weights.load import Weights
 from eca_jax.weights.save import RELEASE, convert, ending_of
-from eca_jax.weights.torch.release import Progress, read_progress
+from eca_jax.weights.torch.release import read_progress
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -39,9 +40,11 @@ def run(args: argparse.Namespace) -> int:
         print(remark)
     progress = None
     if ending == RELEASE and weights.step is not None:
-        progress = _progress(args.weights, weights)
+        progress = read_progress(args.weights, weights.step, averaged=weights.averaged)
+        if weights.averaged:
+            print("these are the averaged weights, so no momentum goes with them; --raw keeps it")
     convert(weights, destination, format=args.format, progress=progress)
-    count = sum(len(_leaves(tree)) for tree in weights.variables.values())
+    count = len(flatten_dict(weights.variables))
     print(f"{describe(weights)}: {count} tensors written to {destination}")
     return 0
 
@@ -50,16 +53,3 @@ def describe(weights: Weights) -> str:
     """ "eca_resnet50 (num_classes=10, kernel_sizes=(3, 3, 3, 3))"."""
     options = ", ".join(f"{key}={value}" for key, value in weights.card.options.items())
     return f"{weights.card.model} ({options})"
-
-
-def _progress(workdir: str | os.PathLike, weights: Weights) -> Progress:
-    progress = read_progress(workdir, weights.step, averaged=weights.averaged)
-    if weights.averaged:
-        print("these are the averaged weights, so no momentum goes with them; --raw keeps it")
-    return progress
-
-
-def _leaves(tree: Any) -> list[Any]:
-    import jax
-
-    return jax.tree.leaves(tree)

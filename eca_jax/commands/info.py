@@ -1,4 +1,4 @@
-"""`python -m eca_jax info`."""
+"""`eca-jax info`."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`python -m eca_jax list`."""
+"""`eca-jax list`."""
 
 import argparse
 
@@ -14,6 +14,6 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     names = list_models(args.pattern)
     if not names:
-        raise ValueError(f"no model matches {args.pattern!r}; `python -m eca_jax list` shows them all")
+        raise ValueError(f"no model matches {args.pattern!r}; `eca-jax list` shows them all")
     print("\n".join(names))
     return 0

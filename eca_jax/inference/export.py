@@ -3,11 +3,10 @@
 import json
 import os
 import platform
-import shutil
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,38 +26,41 @@ INPUTS = ("uint8", "float32")
 
 
 def export(
-    path: str | os.PathLike, loaded: Weights, *, input: str = "uint8", platforms: Sequence[str] = PLATFORMS
+    path: str | os.PathLike, weights: Weights, *, input: str = "uint8", platforms: Sequence[str] = PLATFORMS
 ) -> None:
     """Writes a file that `eca_jax.load_exported` reads; see there for what is in it.
 
     The batch size stays open. Any machine can export for all platforms.
 
     Args:
-      loaded: what `eca_jax.weights.load.read_weights` returns.
+      weights: what `eca_jax.weights.load.read_weights` returns.
       input: "uint8" normalises the pixels in the program, "float32" leaves that to the caller.
       platforms: of "cpu", "cuda" and "tpu".
 
     Raises:
-      ValueError: unknown input or platform, or `path` is a directory.
+      ValueError: unknown input or platform, or `path` is a directory or ends as a file of another kind.
+      OSError: it cannot be written.
     """
     _check(input, platforms)
     if os.path.isdir(path):
         raise ValueError(f"{path} is a directory; the exported model is one file")
+    if os.path.splitext(path)[1].lower() not in ("", ".npz"):
+        raise ValueError(f"{path}: the exported model is a NumPy archive, .npz")
 
-    size = loaded.card.preprocessing.image_size
+    size = weights.card.preprocessing.image_size
     images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), size, size, 3), jnp.dtype(input))
-    weights = _weights(loaded)
-    program = jax.export.export(jax.jit(_program(loaded, input)), platforms=platforms)(weights, images)
-    arrays = weights | {
+    arrays = _arrays(weights)
+    program = jax.export.export(jax.jit(_program(weights, input)), platforms=platforms)(arrays, images)
+    content: dict[str, Any] = arrays | {
         "program": np.frombuffer(program.serialize(), np.uint8),
-        "metadata": np.array(json.dumps(_metadata(loaded, input, platforms))),
+        "metadata": np.array(json.dumps(_metadata(weights, input, platforms))),
     }
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays, sha256=np.array(checksum(arrays)))
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(cast(IO[bytes], file), **content, sha256=np.array(checksum(content)))
 
 
 def export_saved_model(
-    path: str | os.PathLike, loaded: Weights, *, input: str = "uint8", platforms: Sequence[str] = PLATFORMS
+    path: str | os.PathLike, weights: Weights, *, input: str = "uint8", platforms: Sequence[str] = PLATFORMS
 ) -> None:
     """Writes a TensorFlow SavedModel by `jax2tf`: its signature "serving_default" takes `images`, returns "logits".
 
@@ -76,29 +78,25 @@ def export_saved_model(
 
     tf = tensorflow()
     converted = jax2tf.convert(
-        _program(loaded, input),
+        _program(weights, input),
         polymorphic_shapes=[None, "(batch, ...)"],
         native_serialization_platforms=platforms,
         with_gradient=False,
     )
     module = tf.Module()
-    module.weights = [tf.Variable(leaf, name=name) for name, leaf in _weights(loaded).items()]
-    names, size = list(_weights(loaded)), loaded.card.preprocessing.image_size
+    module.weights = [tf.Variable(leaf, name=name) for name, leaf in _arrays(weights).items()]
+    names, size = list(_arrays(weights)), weights.card.preprocessing.image_size
 
-    def logits(images):
+    def logits(images: Any) -> dict[str, Any]:
         return {"logits": converted(dict(zip(names, module.weights, strict=True)), images)}
 
     specification = tf.TensorSpec([None, size, size, 3], input, name="images")
     module.logits = tf.function(logits, autograph=False, input_signature=[specification])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         tf.saved_model.save(module, str(temporary), signatures=module.logits)
         extra = temporary / "assets.extra"
         extra.mkdir()
-        (extra / "metadata.json").write_text(json.dumps(_metadata(loaded, input, platforms)))
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        (extra / "metadata.json").write_text(json.dumps(_metadata(weights, input, platforms)))
 
 
 def _check(input: str, platforms: Sequence[str]) -> None:
@@ -109,19 +107,19 @@ def _check(input: str, platforms: Sequence[str]) -> None:
         raise ValueError(f"platforms are some of {', '.join(PLATFORMS)}, not {', '.join(sorted(unknown)) or 'none'}")
 
 
-def _weights(loaded: Weights) -> dict[str, np.ndarray]:
+def _arrays(weights: Weights) -> dict[str, np.ndarray]:
     """By name: {"params/conv1/kernel": ..., ...}."""
-    return {name: np.asarray(leaf) for name, leaf in flatten_dict(loaded.variables, sep="/").items()}
+    return {name: np.asarray(leaf) for name, leaf in flatten_dict(weights.variables, sep="/").items()}
 
 
-def _metadata(loaded: Weights, input: str, platforms: Sequence[str]) -> dict[str, Any]:
+def _metadata(weights: Weights, input: str, platforms: Sequence[str]) -> dict[str, Any]:
     return {
-        "model": loaded.card.model,
+        "model": weights.card.model,
         "input": input,
-        "dtype": jnp.dtype(loaded.model.dtype).name,
-        "num_classes": loaded.model.num_classes,
-        "class_names": loaded.class_names,
-        "preprocessing": loaded.card.preprocessing.to_json(),
+        "dtype": jnp.dtype(weights.model.dtype).name,
+        "num_classes": weights.model.num_classes,
+        "class_names": weights.class_names,
+        "preprocessing": weights.card.preprocessing.to_json(),
         "platforms": list(platforms),
         "versions": {
             "eca_jax": __version__,
@@ -132,11 +130,11 @@ def _metadata(loaded: Weights, input: str, platforms: Sequence[str]) -> dict[str
     }
 
 
-def _program(loaded: Weights, input: str) -> Callable[..., jax.Array]:
+def _program(weights: Weights, input: str) -> Callable[..., jax.Array]:
     """(weights by name, images) -> logits, in each platform's own forms."""
-    model, how = loaded.model, loaded.card.preprocessing
+    model, how = weights.model, weights.card.preprocessing
 
-    def logits(variables: dict[str, Any], images: jax.Array) -> jax.Array:
+    def logits(variables: dict[str, Any], images: jax.Array) -> Any:
         if input == "uint8":
             images = normalize(images, how.mean, how.std, model.dtype)
         return model.apply(variables, images)

@@ -43,7 +43,7 @@ class ExportedModel:
 
 
 def load_exported(path: str | os.PathLike) -> ExportedModel:
-    """Reads what `python -m eca_jax export` wrote.
+    """Reads what `eca-jax export` wrote.
 
     Raises:
       FileNotFoundError: no such file.

@@ -3,9 +3,9 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,15 @@ from eca_jax.weights.load import Weights, read_weights, warn_of
 
 BATCH_SIZES = (1, 8, 32)
 # What a model can be asked for, and the fields of its module that make it return that.
-OUTPUTS = {"logits": {}, "features": {"num_classes": 0}, "feature_maps": {"features_only": True}}
+OUTPUTS: dict[str, dict[str, Any]] = {
+    "logits": {},
+    "features": {"num_classes": 0},
+    "feature_maps": {"features_only": True},
+}
 # Batches that the device is given before the oldest one's results are waited for: one runs while the next is copied.
 IN_FLIGHT = 2
 
-OnError = Callable[[ImageLike, Exception], None]
+AnImage = TypeVar("AnImage", bound=ImageLike)
 
 
 class Predictor:
@@ -119,8 +123,11 @@ class Predictor:
         return rank(logits, k, self.class_names)
 
     def stream(
-        self, images: Iterable[ImageLike], output: str = "logits", on_error: OnError | None = None
-    ) -> Iterator[tuple[ImageLike, Any]]:
+        self,
+        images: Iterable[AnImage],
+        output: str = "logits",
+        on_error: Callable[[AnImage, Exception], None] | None = None,
+    ) -> Iterator[tuple[AnImage, Any]]:
         """Yields each image with its result, in order; only a few batches are in memory at a time.
 
         Args:
@@ -129,7 +136,7 @@ class Predictor:
           on_error: called with an image that cannot be read and the error, and the image is left out; without it the
             error is raised.
         """
-        in_flight: deque[tuple[list[ImageLike], Any]] = deque()
+        in_flight: deque[tuple[list[AnImage], Any]] = deque()
         for batch in self._prepared(images, on_error):
             in_flight.append(self._start(batch, output))
             if len(in_flight) > IN_FLIGHT:
@@ -140,17 +147,20 @@ class Predictor:
     def _all(self, images: ImageLike | Iterable[ImageLike], output: str) -> Any:
         single = isinstance(images, str | os.PathLike | bytes | Image.Image) or getattr(images, "ndim", 0) in (2, 3)
         single = single or hasattr(images, "read")  # an open file, which could be iterated over, line by line
-        results = [result for _, result in self.stream([images] if single else images, output)]
+        several = cast(Iterable[ImageLike], [images] if single else images)
+        results = [result for _, result in self.stream(several, output)]
         if not results:
             raise ValueError("there are no images to predict")
         return jax.tree.map(lambda *rows: np.stack(rows), *results)
 
     def _prepared(
-        self, images: Iterable[ImageLike], on_error: OnError | None
-    ) -> Iterator[list[tuple[ImageLike, np.ndarray]]]:
+        self, images: Iterable[AnImage], on_error: Callable[[AnImage, Exception], None] | None
+    ) -> Iterator[list[tuple[AnImage, np.ndarray]]]:
         """Batches of the largest size and what is left, as (image, pixels), decoded two batches ahead."""
         size = self.batch_sizes[-1]
-        images, batch, decoding = iter(images), [], deque()
+        images = iter(images)
+        batch: list[tuple[AnImage, np.ndarray]] = []
+        decoding: deque[tuple[AnImage, Future[np.ndarray]]] = deque()
         with ThreadPoolExecutor(os.cpu_count(), "decode") as pool:
             while True:
                 for image in islice(images, 2 * size - len(decoding)):
@@ -175,7 +185,7 @@ class Predictor:
         how = self.preprocessing
         return eval_image(image, how.image_size, how.resize_size, how.interpolation)
 
-    def _start(self, batch: list[tuple[ImageLike, np.ndarray]], output: str) -> tuple[list[ImageLike], Any]:
+    def _start(self, batch: list[tuple[AnImage, np.ndarray]], output: str) -> tuple[list[AnImage], Any]:
         """Hands a batch to the devices; the results are on their way when this returns."""
         size = next(size for size in self.batch_sizes if size >= len(batch))
         pixels = np.zeros((size, *batch[0][1].shape), np.uint8)
@@ -200,7 +210,7 @@ class Predictor:
         return self.programs[output, size]
 
 
-def _finish(images: list[ImageLike], result: Any) -> Iterator[tuple[ImageLike, Any]]:
+def _finish(images: list[AnImage], result: Any) -> Iterator[tuple[AnImage, Any]]:
     """Waits for a batch; without its padding, image by image."""
     rows = jax.tree.map(np.asarray, result)
     for index, image in enumerate(images):

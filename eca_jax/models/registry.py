@@ -54,7 +54,7 @@ def entry(name: str) -> Entry:
     """
     if name not in _ENTRIES:
         near = difflib.get_close_matches(name, _ENTRIES, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`python -m eca_jax list` shows them all"
+        hint = f"did you mean {' or '.join(near)}?" if near else "`list_models()` shows them all"
         raise ValueError(f"unknown model {name!r}: {hint}")
     return _ENTRIES[name]
 

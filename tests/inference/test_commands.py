@@ -113,6 +113,8 @@ def test_evaluate_counts_every_image_once(weights, folder_dir, capsys):
         (["predict", "--weights", "WEIGHTS", "EMPTY"], "no images in"),
         (["export", "--weights", "WEIGHTS", "--platforms", "cpu,abacus", "OUT"], "abacus"),
         (["export", "--weights", "WEIGHTS", "EMPTY"], "is a directory"),
+        (["export", "--weights", "WEIGHTS", "OUT.onnx"], "is a NumPy archive, .npz"),
+        (["export", "--weights", "WEIGHTS", "OUT/model.npz"], "there is no directory"),
         (["evaluate", "--weights", "WEIGHTS", "--data", "folder", "--data_dir", "no/such"], "no/such"),
     ],
 )

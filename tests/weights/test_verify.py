@@ -1,4 +1,4 @@
-"""`python -m eca_jax verify`: passes where both sides agree, fails and says where when they do not."""
+"""`eca-jax verify`: passes where both sides agree, fails and says where when they do not."""
 
 import pytest
 import torch

@@ -106,8 +106,8 @@ def _choose(
     plain = [c for c in best if c not in averaged]
     chosen = (averaged or plain) if ema else (plain or averaged)
     if len(chosen) > 1:
-        labels = ", ".join(c.label or "the file itself" for c in chosen)
-        raise ValueError(f"holds the model's tensors more than once ({labels}): `part` names the one to take")
+        places = ", ".join(c.label or "the file itself" for c in chosen)
+        raise ValueError(f"holds the model's tensors more than once ({places}): `part` names the one to take")
     return chosen[0], [c for c in best if c not in chosen]
 
 

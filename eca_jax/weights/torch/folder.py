@@ -98,13 +98,18 @@ def _preprocessing(name: str, trained: Mapping[str, Any]) -> Preprocessing:
             int(size[-1]),
             float(trained.get("crop_pct") or own.crop_pct),
             str(trained.get("interpolation") or own.interpolation),
-            tuple(map(float, trained.get("mean") or own.mean)),
-            tuple(map(float, trained.get("std") or own.std)),
+            _three(trained.get("mean") or own.mean),
+            _three(trained.get("std") or own.std),
         )
     except (TypeError, ValueError, IndexError) as error:
         raise ValueError(
             f"the {CONFIG_FILE} beside these weights of {name} has another preprocessing: {error}"
         ) from None
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -34,13 +35,14 @@ def import_timm() -> ModuleType:
 
 
 @functools.cache
-def _declare_missing_operators():
+def _declare_missing_operators() -> Any:
     for name in ("torch", "torchvision"):
         if importlib.util.find_spec(name) is None:
             raise ImportError(f"{name} is needed here and is not installed: pip install torch torchvision")
     import torch
 
-    package = Path(importlib.util.find_spec("torchvision").origin).parent
+    found = importlib.util.find_spec("torchvision")
+    package = Path(found.origin if found and found.origin else "").parent
     for library in sorted(package.glob("_C*")):
         try:
             torch.ops.load_library(str(library))

@@ -11,7 +11,7 @@ import datetime
 import pathlib
 import pickle
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 import ml_dtypes
@@ -34,7 +34,13 @@ class Storage:
 
 
 class StateDict(dict[Any, Any]):
-    """An OrderedDict, which in PyTorch may have attributes (`vars` tells them)."""
+    """An OrderedDict, which in PyTorch may have attributes, or the tensors of a .safetensors file.
+
+    Attributes:
+      metadata: of a .safetensors file, the texts beside the tensors.
+    """
+
+    metadata: Mapping[str, str] | None = None
 
 
 class Array:
@@ -55,7 +61,8 @@ class Array:
 
     def _fill(self, content: Any, dtype: Any, shape: Any, order: str) -> None:
         if isinstance(content, str | bytes | bytearray) and isinstance(dtype, Dtype):
-            self.value = np.frombuffer(_bytes(content), dtype.dtype).reshape(shape, order=order)
+            flat = np.frombuffer(_bytes(content), dtype.dtype)
+            self.value = flat.reshape(tuple(shape), order="F" if order == "F" else "C")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,7 +89,8 @@ class Dtype:
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype(self._code).newbyteorder(self._order)
+        dtype = np.dtype(self._code)
+        return dtype.newbyteorder(">") if self._order == ">" else dtype
 
 
 def _bytes(content: Any) -> bytes:

@@ -13,7 +13,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -44,7 +44,7 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
     path = epath.Path(path)
     with path.open("rb") as file:
         try:
-            return _content(file, path)
+            return _content(cast(IO[bytes], file), path)
         except ForeignError as error:
             raise ValueError(f"{path} is {error}") from None
         except RefusedError as error:
@@ -63,7 +63,7 @@ def _content(file: IO[bytes], path: epath.Path) -> Any:
     if head.startswith(b"PK\x03\x04"):
         with zipfile.ZipFile(file) as archive:
             check_zip(archive.namelist())
-            return _Archive(archive).load()
+            return _Archive(archive, file).load()
     if is_safetensors(head):
         return _safetensors(file.read())
     check_file(head)
@@ -92,8 +92,8 @@ def _safetensors(content: bytes) -> StateDict:
 class _Archive:
     """A zip archive that `torch.save` wrote."""
 
-    def __init__(self, archive: zipfile.ZipFile):
-        self._archive = archive
+    def __init__(self, archive: zipfile.ZipFile, file: IO[bytes]):
+        self._archive, self._file = archive, file
         self._members = {
             name.rpartition("data.pkl")[0]: name for name in archive.namelist() if name.endswith("data.pkl")
         }
@@ -123,11 +123,10 @@ class _Archive:
 
     def _raw(self, member: zipfile.ZipInfo) -> bytes:
         """The stored bytes, whatever their checksum is."""
-        file = self._archive.fp
-        file.seek(member.header_offset)
-        header = file.read(30)
-        file.seek(sum(struct.unpack("<HH", header[26:30])), io.SEEK_CUR)
-        return file.read(member.file_size)
+        self._file.seek(member.header_offset)
+        header = self._file.read(30)
+        self._file.seek(sum(struct.unpack("<HH", header[26:30])), io.SEEK_CUR)
+        return self._file.read(member.file_size)
 
     def _has_checksums(self) -> bool:
         """PyTorch can be told to save without (`set_crc32_options`): then all of them are wrong, the version's too."""
@@ -167,8 +166,10 @@ class _Legacy:
         for key in Unpickler(self._file).load():
             numbers = self._storages[key].numbers
             (count,) = struct.unpack("<q", self._file.read(8))
-            if count != len(numbers) or self._file.readinto(memoryview(numbers.view(np.uint8))) != numbers.nbytes:
+            stored = self._file.read(numbers.nbytes)
+            if count != len(numbers) or len(stored) != numbers.nbytes:
                 raise ValueError(f"storage {key} is shorter than it should be")
+            numbers.view(np.uint8)[:] = np.frombuffer(stored, np.uint8)
             if machine["little_endian"] != (sys.byteorder == "little"):
                 numbers.byteswap(inplace=True)
         return content
@@ -190,8 +191,8 @@ def embedded_card(content: Any) -> Card | None:
     nested = content.get("state_dict") if isinstance(content, Mapping) else None  # of the release's form
     for holder in (content, nested):
         if isinstance(holder, StateDict):
-            beside = getattr(holder, "metadata", {})
-            text = beside.get(CARD_KEY) if isinstance(beside, Mapping) and beside else getattr(holder, CARD_KEY, None)
+            beside = holder.metadata if isinstance(holder.metadata, Mapping) else vars(holder)
+            text = beside.get(CARD_KEY)
             if text:
                 try:
                     return Card.from_json(json.loads(text))

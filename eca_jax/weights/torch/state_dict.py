@@ -141,7 +141,8 @@ def resolve(state_dict: Mapping[str, Any], name: str, format: str | None = None,
     optional = {pair.key for pair in resolved.pairs if pair.path[0] == COUNTS}
     message = _differences(shapes, expected, optional)
     if message:
-        hint = _guess(*({k: v for k, v in side.items() if k not in optional} for side in (shapes, expected)), resolved)
+        there, asked = ({k: v for k, v in side.items() if k not in optional} for side in (shapes, expected))
+        hint = _guess(there, asked, resolved)
         raise MismatchError(f"the tensors are not those of {name} by {resolved.format}'s names: {message}{hint}")
     return resolved
 

@@ -133,8 +133,8 @@ def compare(
 
     stages: dict[str, np.ndarray] = {}
 
-    def record(stage: str):
-        def hook(_module, _inputs, output):
+    def record(stage: str) -> Callable[..., None]:
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
             stages[stage] = _to_nhwc(output)
 
         return hook
@@ -170,8 +170,8 @@ def _to_nhwc(tensor: Any) -> np.ndarray:
 
 
 def _difference(place: str, ours: jax.Array, theirs: np.ndarray) -> Difference:
-    ours = np.asarray(ours)
-    if ours.shape != theirs.shape:
-        raise ValueError(f"{place} has shape {ours.shape} here and {theirs.shape} in PyTorch")
-    largest = float(np.max(np.abs(ours - theirs)))
-    return Difference(place, ours.shape, float(np.max(np.abs(theirs))), largest)
+    here = np.asarray(ours)
+    if here.shape != theirs.shape:
+        raise ValueError(f"{place} has shape {here.shape} here and {theirs.shape} in PyTorch")
+    largest = float(np.max(np.abs(here - theirs)))
+    return Difference(place, here.shape, float(np.max(np.abs(theirs))), largest)
