@@ -15,6 +15,8 @@ from eca_jax.serving.service import Service
 # How long new requests are still answered after SIGTERM, with `Connection: close`, so that clients with a connection
 # open learn of the end from an answer and not from a reset.
 GRACE_SECONDS = 1.0
+# Between closing the port and closing idle connections: a request that is on its way on one of them is read first.
+CLOSED_SECONDS = 0.3
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,9 @@ class _Server(uvicorn.Server):
         if self._service.failure is None and not self.force_exit:
             log.info("ending: what is accepted is answered")
             await asyncio.sleep(GRACE_SECONDS)
+            for server in self.servers:
+                server.close()
+            await asyncio.sleep(CLOSED_SECONDS)
         await super().shutdown(sockets)
 
 
