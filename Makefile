@@ -23,6 +23,8 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/kubernetes-validate --strict --quiet $(filter-out %/monitoring.yaml,$(wildcard deploy/kubernetes/*.yaml))  # which is GKE's own kind
 
 docs: $(VENV)/.installed-test  ## the documentation as a web site, in build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
