@@ -8,7 +8,7 @@ from flax.traverse_util import flatten_dict
 from eca_jax.commands.options import add_weights, positive, read
 from eca_jax.weights.load import Weights
 from eca_jax.weights.save import RELEASE, convert, ending_of
-from eca_jax.weights.torch.release import read_progress
+from eca_jax.weights.torch.release import read_trained
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -38,12 +38,12 @@ def run(args: argparse.Namespace) -> int:
     weights = read(args, **({} if args.num_classes is None else {"num_classes": args.num_classes}))
     for remark in weights.remarks:
         print(remark)
-    progress = None
+    trained = None
     if ending == RELEASE and weights.step is not None:
-        progress = read_progress(args.weights, weights.step, averaged=weights.averaged)
+        trained = read_trained(args.weights, weights.step, averaged=weights.averaged)
         if weights.averaged:
             print("these are the averaged weights, so no momentum goes with them; --raw keeps it")
-    convert(weights, destination, format=args.format, progress=progress)
+    convert(weights, destination, format=args.format, trained=trained)
     count = len(flatten_dict(weights.variables))
     print(f"{describe(weights)}: {count} tensors written to {destination}")
     return 0

@@ -10,7 +10,7 @@ import jax
 from eca_jax.config import differences, plain
 from eca_jax.files import absolute, write_json, writing
 from eca_jax.weights.card import CONFIG_FILE, Card
-from eca_jax.weights.store import checkpoint_steps, read_config
+from eca_jax.weights.store import WEIGHTS_FILE, checkpoint_steps, read_config
 
 # What a run may go on with in another form: neither its steps nor its weights so far depend on it.
 FREE = {
@@ -46,6 +46,8 @@ def claim_workdir(
     path = absolute(workdir)
     if path.exists() and not path.is_dir():
         raise ValueError(f"workdir {path} is a file")
+    if (path / WEIGHTS_FILE).exists():
+        raise ValueError(f"{path} is a weights directory: name it as init_from, and choose another workdir")
     content = json.loads(json.dumps(card.to_json() | {"config": plain(config), "train_examples": train_examples}))
     changed = []
     if (path / CONFIG_FILE).exists() and checkpoint_steps(path):

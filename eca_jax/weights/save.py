@@ -16,7 +16,7 @@ from eca_jax.weights import store
 from eca_jax.weights.card import Card
 from eca_jax.weights.load import Weights
 from eca_jax.weights.torch.names import COUNTS
-from eca_jax.weights.torch.release import Progress, write_release_checkpoint
+from eca_jax.weights.torch.release import Trained, write_release_checkpoint
 from eca_jax.weights.torch.state_dict import resolve_variables, to_torch
 from eca_jax.weights.torch.writer import torch_state_dict, write_pickle, write_safetensors
 
@@ -61,10 +61,10 @@ def save(
 
 
 def convert(
-    weights: Weights, path: str | os.PathLike, *, format: str | None = None, progress: Progress | None = None
+    weights: Weights, path: str | os.PathLike, *, format: str | None = None, trained: Trained | None = None
 ) -> None:
-    """Writes what `read_weights` read; see `save`. `progress` is for the release's form."""
-    write(path, weights.card, weights.variables, weights.counters, format=format, progress=progress)
+    """Writes what `read_weights` read; see `save`. `trained` is for the release's form."""
+    write(path, weights.card, weights.variables, weights.counters, format=format, trained=trained)
 
 
 def write(
@@ -74,7 +74,7 @@ def write(
     counters: Mapping[str, Any],
     *,
     format: str | None = None,
-    progress: Progress | None = None,
+    trained: Trained | None = None,
 ) -> None:
     """Writes variables of float32 that are those of the card's model; see `save`."""
     ending = ending_of(path)
@@ -87,7 +87,7 @@ def write(
     if ending == SAFETENSORS:
         write_safetensors(path, tensors, card)
     elif ending == RELEASE:
-        write_release_checkpoint(path, tensors, card, format, progress or Progress())
+        write_release_checkpoint(path, tensors, card, format, trained or Trained())
     else:
         write_pickle(path, torch_state_dict(tensors, card))
 

@@ -1,5 +1,8 @@
 """From a training workdir to PyTorch: which weights, and the released script's --resume with its momentum."""
 
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +21,7 @@ from eca_jax.training.optimizer import make_optimizer
 from eca_jax.training.state import TrainState
 from eca_jax.training.workdir import claim_workdir
 from eca_jax.weights.torch.reader import read_checkpoint
+from eca_jax.weights.torch.release import read_trained
 
 NAME, CLASSES, STEPS_PER_EPOCH = "eca_resnet18", 10, 4
 
@@ -108,6 +112,23 @@ def test_steps_are_of_workdirs_only(workdir, tmp_path, capsys):
     convert(workdir, tmp_path / "out.pth")
     assert convert("--step=8", tmp_path / "out.pth", tmp_path / "weights") == 2
     assert "only a training workdir has steps" in capsys.readouterr().err
+
+
+def test_a_weights_directory_is_no_workdir(workdir, tmp_path):
+    assert convert(workdir, tmp_path / "weights") == 0
+    before = (tmp_path / "weights" / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="is a weights directory: name it as init_from"):
+        claim_workdir(tmp_path / "weights", config(), create_task(config()).description)
+    assert (tmp_path / "weights" / "config.json").read_bytes() == before
+
+
+def test_the_release_goes_on_with_sgd_alone(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    content["config"]["optimizer"] = {"name": "lamb", "weight_decay": 0.02}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="is trained by lamb, and the release's script goes on with SGD alone"):
+        read_trained(tmp_path / "run", 12, averaged=False)
 
 
 def test_load_reads_a_workdir(workdir, states):

@@ -21,7 +21,7 @@ _SGD = ("momentum", "nesterov", "weight_decay")
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class Trained:
     """How far the weights are trained; the defaults are for weights that nothing is known about.
 
     Attributes:
@@ -37,7 +37,7 @@ class Progress:
     momentum: Mapping[Path, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-def read_progress(workdir: str | os.PathLike, step: int, *, averaged: bool) -> Progress:
+def read_trained(workdir: str | os.PathLike, step: int, *, averaged: bool) -> Trained:
     """How far a training workdir's weights are trained.
 
     Args:
@@ -62,7 +62,7 @@ def read_progress(workdir: str | os.PathLike, step: int, *, averaged: bool) -> P
     for name, value in {} if averaged else store.read_optimizer(workdir, step).items():
         if match := re.fullmatch(r"opt_state\.(?:\d+\.)*trace\.(.+)", name):
             momentum["params", *match[1].split(".")] = value
-    return Progress(
+    return Trained(
         epoch=int(noted["epoch"] + 1e-6),
         best_top1=100 * max((line["top1"] for line in lines if line), default=0.0),
         sgd={"lr": config["learning_rate"], **{key: optimizer[key] for key in _SGD}},
@@ -71,7 +71,7 @@ def read_progress(workdir: str | os.PathLike, step: int, *, averaged: bool) -> P
 
 
 def write_release_checkpoint(
-    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], card: Card, format: str | None, progress: Progress
+    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], card: Card, format: str | None, trained: Trained
 ) -> None:
     """Writes dict(epoch, arch, state_dict, best_prec1, optimizer), as the release's main.py does.
 
@@ -93,19 +93,19 @@ def write_release_checkpoint(
     parameters = [pair for pair in pairs if pair.path[0] == "params"]
     state_dict = torch_state_dict(tensors, card, prefix="module.")
     weights = [torch.nn.Parameter(state_dict[f"module.{pair.key}"]) for pair in parameters]
-    optimizer = torch.optim.SGD(weights, **progress.sgd)
-    if progress.momentum:
+    optimizer = torch.optim.SGD(weights, **trained.sgd)
+    if trained.momentum:
         shapes = {pair.path: pair.shape for pair in parameters}
-        if {key: value.shape for key, value in progress.momentum.items()} != shapes:
+        if {key: value.shape for key, value in trained.momentum.items()} != shapes:
             raise MismatchError(f"the optimizer's momentum is not of the parameters of {name}")
         for pair, weight in zip(parameters, weights, strict=True):
-            buffer = np.array(pair.layout.to_torch(progress.momentum[pair.path]), np.float32, order="C")
+            buffer = np.array(pair.layout.to_torch(trained.momentum[pair.path]), np.float32, order="C")
             optimizer.state[weight]["momentum_buffer"] = torch.from_numpy(buffer)
     checkpoint = {
-        "epoch": progress.epoch,
+        "epoch": trained.epoch,
         "arch": name,
         "state_dict": state_dict,
-        "best_prec1": torch.tensor(progress.best_top1),
+        "best_prec1": torch.tensor(trained.best_top1),
         "optimizer": optimizer.state_dict(),
     }
     write_pickle(path, checkpoint)
