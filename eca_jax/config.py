@@ -64,6 +64,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.crop_scale = (0.08, 1.0)  # of the random crop in training: share of the image's area,
     config.crop_ratio = (3 / 4, 4 / 3)  # and width over height
     config.flip = True
+    config.augment = ""  # "rand-m7-mstd0.5-inc1", "original", "3a+jitter-0.3", "ta_wide": `eca_jax.data.augment.spec`
 
     # The optimization. The learning rate goes with the batch size: scale it when you change that.
     config.batch_size = 256  # over all devices of all processes

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = _recipe(args.weights)
     data = args.data or recipe.get("dataset") or "imagenet2012"
     where = args.data_dir or (recipe.get("data_dir") if data == recipe.get("dataset") else None)
-    source = load_source(data, where or None)
+    source = load_source(data, where or None, splits=("validation",))
     weights = read(args)
     task = Classification.of_weights(weights, source, args.batch_size)
     metrics = evaluate_weights(task, weights.variables, args.batch_size)

@@ -1,28 +1,109 @@
-"""Image files to pixels, as TensorFlow graphs.
+"""Image files to pixels: the one way by which training, validation and prediction read a picture.
 
-Errors in the data (a truncated file) are errors of the tf.data element.
+What Pillow says a file shows, as `convert("RGB")` gives it and as torchvision's and timm's loaders take it, with one
+exception: 16-bit greyscale counts by its high byte, where Pillow would clip nearly all of it to white. CMYK is
+converted as its Adobe marker says, transparency is dropped, of an animation the first frame is taken, and a file's
+suffix means nothing.
+
+EXIF orientation is ignored, as torchvision and timm do, and as ImageNet's accuracies are measured, unless `upright` is
+asked for: prediction does, because its pictures come from people's phones.
 """
 
-from eca_jax.data.runtime import Tensor, tensorflow
+import functools
+import io
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+# Pillow writes single-channel 16-bit pictures in these modes; PGM's alone come as 32-bit "I".
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+
+# Pillow knows these formats by name and cannot decode them, or starts another program for it (Ghostscript for EPS).
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+# What turns a picture of each EXIF orientation upright; 1 is upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def decode(encoded: Tensor) -> Tensor:
-    """Decodes JPEG or PNG bytes to uint8 [H, W, 3], bit-equal to PIL for RGB and greyscale files."""
-    tf = tensorflow()
-    # Despite its name the kernel recognises PNG too; the accurate DCT is PIL's (the default is up to 6 levels off).
-    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+@functools.cache
+def image_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read here."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_DECODED)
 
 
-def decode_window(encoded: Tensor, shape: Tensor, window: Tensor) -> Tensor:
-    """Decodes only the part of a JPEG that covers `window` (top, left, height, width): `decode(encoded)` cropped to it.
+class UndecodableImage(ValueError):
+    """The bytes are no picture that can be read; the message is the reason, one line without a name."""
 
-    Two pixels more are decoded on each side, where there are any: colour is usually stored at half resolution and the
-    decoder interpolates it from both neighbours, of which the outer one would be missing at the window's edge.
+
+def decode(encoded: bytes, *, upright: bool = False) -> Image.Image:
+    """Decodes a whole image file of any kind that Pillow reads.
+
+    Args:
+      encoded: the file's bytes.
+      upright: turn the picture as its EXIF orientation says.
+
+    Returns:
+      an image of mode "RGB".
+
+    Raises:
+      UndecodableImage: not an image, damaged, truncated, or of more pixels than Pillow allows (twice
+        `PIL.Image.MAX_IMAGE_PIXELS`, 179 million; a program that trusts its files may raise it).
     """
-    tf = tensorflow()
-    start = tf.maximum(window[:2] - 2, 0)
-    stop = tf.minimum(window[:2] + window[2:] + 2, shape[:2])
-    padded = tf.concat([start, stop - start], axis=0)
-    image = tf.image.decode_and_crop_jpeg(encoded, padded, channels=3, dct_method="INTEGER_ACCURATE")
-    top, left = tf.unstack(window[:2] - start)
-    return image[top : top + window[2], left : left + window[3]]
+    if not encoded:
+        raise UndecodableImage("the file is empty")
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=image_formats())
+    except Image.DecompressionBombError:
+        raise UndecodableImage(
+            f"it has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, the limit (twice PIL.Image.MAX_IMAGE_PIXELS)"
+        ) from None
+    except UnidentifiedImageError:
+        raise UndecodableImage("not an image of a known format") from None
+    except Exception as error:
+        raise _undecodable(error) from None
+    with image:
+        return to_rgb(image, upright=upright)
+
+
+def to_rgb(image: Image.Image, *, upright: bool = False) -> Image.Image:
+    """An opened picture of any mode as `decode` gives it, and with its errors."""
+    try:
+        image.load()
+        orientation = _orientation(image) if upright else 1
+        rgb = _rgb(image)
+    except Exception as error:
+        raise _undecodable(error) from None
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def _undecodable(error: Exception) -> Exception:
+    """Pillow's readers raise anything, from struct.error to KeyError, on damaged files: all of it means this."""
+    if isinstance(error, MemoryError):
+        return error
+    return UndecodableImage(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as above; what the camera noted down may be damaged, and the picture good
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format == "PPM"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # the same colours, without Pillow's warning
+    return image.convert("RGB")

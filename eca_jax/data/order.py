@@ -5,7 +5,10 @@ b = batch_size / P. Everything here depends on the global batch alone, so that 1
 same batches, and a run that resumes at any step sees the rest of exactly the same order.
 """
 
+import functools
+import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +35,32 @@ def permuted_rows(num_examples: int, batch_size: int, seed: int, epoch: int) -> 
     steps = steps_per_epoch(num_examples, batch_size)
     order = epoch_rng(seed, epoch).permutation(num_examples)
     return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+def random_access_rows(
+    num_examples: int, batch_size: int, seed: int, start_step: int, first_row: int, num_rows: int
+) -> Iterator[tuple[int, int]]:
+    """Endless (epoch, index): the rows `first_row` to `first_row + num_rows` - 1 of each batch from `start_step` on."""
+    epoch, step = divmod(start_step, steps_per_epoch(num_examples, batch_size))
+    while True:
+        rows = permuted_rows(num_examples, batch_size, seed, epoch)[step:, first_row : first_row + num_rows]
+        for index in rows.ravel().tolist():
+            yield epoch, index
+        epoch, step = epoch + 1, 0
+
+
+@functools.cache
+def _operation_key(operation: str) -> int:
+    return int.from_bytes(hashlib.blake2b(operation.encode(), digest_size=8).digest(), "little")
+
+
+def example_rng(seed: int, epoch: int, index: int, operation: str) -> np.random.Generator:
+    """The random generator of one operation on one example in one epoch, none of which shares draws with another.
+
+    Philox counts: (seed, operation) is its key, (epoch, index) the upper half of its counter.
+    """
+    key = np.array([seed, _operation_key(operation)], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, index, epoch], np.uint64)))
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,46 @@
 """From encoded rows to batches: decode, crop, batch, and put a blank row wherever an image cannot be decoded."""
 
+import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
-from eca_jax.data import augment, order, resize
-from eca_jax.data.preprocess import check_interpolation
-from eca_jax.data.runtime import tensorflow
-from eca_jax.data.sources.source import Source
+from eca_jax.data import order, resize
+from eca_jax.data.augment import (
+    HorizontalFlip,
+    Moving,
+    Operation,
+    RandomResizedCrop,
+    augmented,
+    check_interpolation,
+    parse,
+)
+from eca_jax.data.batch import IMAGE, LABEL, MASK
+from eca_jax.data.decode import UndecodableImage, decode
+from eca_jax.data.resize import resize_and_crop
+from eca_jax.data.sources.source import Row, Source
 
 # Encoded images that are shuffled with each other where storage is sequential; at ImageNet's 110 KB an image, and with
 # one block read ahead, 3.6 GB of host memory for one process, divided by the number of processes.
 SHUFFLE_WINDOW = 16384
 
 _MAX_SEED = 2**31
+
+# Rows that a thread decodes in one go: enough that handing them out costs nothing beside decoding.
+_ROWS_AT_ONCE = 8
+
+# ImageNet's mean colour, with which timm fills what comes in from outside an image.
+IMAGENET_MEAN = (124, 116, 104)
+
+
+class _Failure(NamedTuple):
+    index: int
+    reason: str
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -34,6 +59,9 @@ def train_batches(
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip: bool = True,
     interpolation: str = "bilinear",
+    augment: str = "",
+    fill: tuple[int, int, int] = IMAGENET_MEAN,
+    upright: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     shuffle_window: int = SHUFFLE_WINDOW,
@@ -41,8 +69,9 @@ def train_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless augmented training batches: this process's rows of every global batch.
 
-    The order is a pure function of (seed, epoch), the augmentation of (seed, epoch, example index): every process
-    count, worker count and start_step gives the same rows. Each epoch has `steps_per_epoch` batches and its own order.
+    The order is a pure function of (seed, epoch), the augmentation of (seed, epoch, example index, operation): every
+    process count, worker count and start_step gives the same rows, and an operation more leaves the draws of the
+    others as they are. Each epoch has `steps_per_epoch` batches and its own order.
 
     Args:
       source: see `load_source`.
@@ -53,7 +82,10 @@ def train_batches(
       crop_scale: area of the random crop, as fractions (low, high) of the image's.
       crop_ratio: aspect ratio (width / height) of the random crop, (low, high).
       flip: mirror half of the images.
-      interpolation: "bilinear" or "bicubic".
+      interpolation: "bilinear", "bicubic" or "random" (one of the two for each image).
+      augment: what follows crop and flip: RandAugment and others, see `eca_jax.data.augment.spec.parse`.
+      fill: RGB of what such operations move in from outside.
+      upright: turn pictures as their EXIF orientation says. Published weights were trained without.
       process_index, process_count: which rows: [index * b, (index + 1) * b) with b = batch_size / process_count.
       shuffle_window: examples that are shuffled with each other where storage is sequential (TFDS records); a folder
         tree is permuted as a whole.
@@ -66,7 +98,6 @@ def train_batches(
     Raises:
       ValueError: arguments that do not fit together; while iterating, a file that cannot be read any more.
     """
-    tf = tensorflow()
     num_rows = _local_rows(batch_size, process_index, process_count)
     check_interpolation(interpolation)
     _check_range("crop_scale", crop_scale, 1.0)
@@ -76,25 +107,20 @@ def train_batches(
     if start_step < 0:
         raise ValueError(f"start_step must not be negative, not {start_step}")
     steps_per_epoch(source, batch_size)  # refuses a batch larger than the split
+    operations = (
+        RandomResizedCrop(image_size, crop_scale, crop_ratio, interpolation),
+        *((HorizontalFlip(),) if flip else ()),
+        *parse(augment, Moving(interpolation, fill)),
+    )
+    _check_names(operations)
 
-    def example(row):
-        encoded, label = source.parse(row)
-        key = tf.stack([seed * _MAX_SEED + row["epoch"], row["index"]])
-        draws = tf.random.stateless_uniform([augment.DRAWS], seed=key, alg="philox")
-        image = augment.training_image(
-            encoded,
-            draws,
-            image_size=image_size,
-            crop_scale=crop_scale,
-            crop_ratio=crop_ratio,
-            flip=flip,
-            interpolation=interpolation,
-        )
-        return image, label
+    def pixels(row: Row, encoded: bytes) -> np.ndarray:
+        image = decode(encoded, upright=upright)
+        return np.asarray(augmented(image, operations, seed, row.epoch, row.index))
 
     rows = source.train_rows(batch_size, seed, start_step, process_index * num_rows, num_rows, shuffle_window)
-    batches = _decoded_batches(rows, example, num_rows, image_size, num_workers)
-    return _named_warnings(source, _one_line_errors(source, batches))
+    batches = _decoded_batches(source, rows, pixels, num_rows, image_size, num_workers)
+    return _named_warnings(source, batches)
 
 
 def eval_batches(
@@ -105,6 +131,7 @@ def eval_batches(
     image_size: int,
     resize_size: int,
     interpolation: str = "bilinear",
+    upright: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int | None = None,
@@ -117,7 +144,8 @@ def eval_batches(
     Args:
       batch_size: global batch; this process yields batch_size / process_count rows at a time.
       image_size, resize_size: side of the central crop, length of the short side before it.
-      interpolation, process_index, process_count, num_workers: as for `train_batches`.
+      interpolation: "bilinear" or "bicubic".
+      upright, process_index, process_count, num_workers: as for `train_batches`.
 
     Yields:
       dicts as `train_batches` yields; "mask" is 0 for padding alone.
@@ -126,120 +154,119 @@ def eval_batches(
       ValueError: while iterating, an image that cannot be read or decoded, named in the message.
     """
     num_rows = _local_rows(batch_size, process_index, process_count)
-    check_interpolation(interpolation)
+    resize.check_interpolation(interpolation)
     total = source.num_examples(split)
     start, stop = (total * p // process_count for p in (process_index, process_index + 1))
     largest_part = -(-total // process_count)
 
-    def example(row):
-        encoded, label = source.parse(row)
-        image = resize.evaluation_image(
-            encoded, image_size=image_size, resize_size=resize_size, interpolation=interpolation
-        )
-        return image, label
+    def pixels(row: Row, encoded: bytes) -> np.ndarray:
+        return resize_and_crop(decode(encoded, upright=upright), image_size, resize_size, interpolation)
 
     rows = source.eval_rows(split, start, stop)
-    batches = _decoded_batches(rows, example, num_rows, image_size, num_workers)
-    return _padded(source, split, _one_line_errors(source, batches), num_rows, image_size, -(-largest_part // num_rows))
+    batches = _decoded_batches(source, rows, pixels, num_rows, image_size, num_workers)
+    return _padded(source, split, batches, num_rows, image_size, -(-largest_part // num_rows))
 
 
-def _decoded_batches(rows, example, num_rows, image_size, num_workers):
-    """Batches of `num_rows` decoded rows (the last may be smaller): image, label, mask and index.
+def _decoded_batches(
+    source: Source,
+    rows: Iterator[Row],
+    pixels: Callable[[Row, bytes], np.ndarray],
+    num_rows: int,
+    image_size: int,
+    num_workers: int | None,
+) -> Iterator[tuple[dict[str, np.ndarray], list[_Failure]]]:
+    """Batches of `num_rows` decoded rows (the last may be smaller), and the rows that could not be decoded.
 
-    tf.data can drop an element whose decoding fails, but drops as silently every other error of the pipeline, and
-    nothing tells where in the order it stood. So each batch of encoded rows is decoded by a little dataset of its own,
-    inside which errors are dropped, and its rows are numbered: the missing ones are left blank. Two such batches are
-    in work at a time.
+    Threads decode, as Pillow lets go of the interpreter while it works; each batch is theirs in parts of a few rows,
+    and as many batches are in work as keep all of them busy.
     """
-    tf = tensorflow()
     workers = num_workers or _usable_cpus()
-
-    def decode_batch(encoded):
-        size = tf.shape(encoded["index"], out_type=tf.int64)[0]
-
-        def decode_row(number, row):
-            image, label = example(row)
-            return number, image, tf.cast(label, tf.int32)
-
-        nothing = (
-            tf.zeros([0], tf.int64),
-            tf.zeros([0, image_size, image_size, 3], tf.uint8),
-            tf.zeros([0], tf.int32),
-        )
-        decoded = (
-            tf.data.Dataset.from_tensor_slices(encoded)
-            .enumerate()
-            .map(decode_row, num_parallel_calls=workers, deterministic=True)
-            .ignore_errors()
-            .batch(num_rows)
-            .concatenate(tf.data.Dataset.from_tensors(nothing))  # in case that none can be decoded
-            .take(1)
-        )
-
-        def fill_gaps(numbers, image, label):
-            def scatter(values):
-                shape = tf.concat([[size], tf.shape(values, out_type=tf.int64)[1:]], axis=0)
-                return tf.scatter_nd(numbers[:, None], values, shape)
-
-            mask = tf.ones_like(numbers, tf.float32)
-            complete = tf.size(numbers, out_type=tf.int64) == size
-            image, label, mask = tf.cond(
-                complete,
-                lambda: (image, label, mask),
-                lambda: (scatter(image), scatter(label), scatter(mask)),
-            )
-            return {"image": image, "label": label, "mask": mask, "index": encoded["index"]}
-
-        return decoded.map(fill_gaps)
-
-    batches = (
-        rows.batch(num_rows)
-        .interleave(decode_batch, cycle_length=2, block_length=1, num_parallel_calls=2, deterministic=True)
-        .prefetch(2)
-    )
-    options = tf.data.Options()
-    options.deterministic = True
-    options.threading.max_intra_op_parallelism = 1
-    return batches.with_options(options).as_numpy_iterator()
+    part = max(1, min(_ROWS_AT_ONCE, -(-num_rows // workers)))
+    ahead = 1 + max(2, -(-2 * workers * part // num_rows))
+    with _Workers(workers) as pool:
+        pending = deque()
+        try:
+            while batch := list(itertools.islice(rows, num_rows)):
+                pending.append(_submit(pool, batch, pixels, image_size, part))
+                if len(pending) >= ahead:
+                    yield pending.popleft()()
+            while pending:
+                yield pending.popleft()()
+        except OSError as error:
+            raise ValueError(f"cannot read {source.name}: {error}") from None
 
 
-def _one_line_errors(source, batches):
-    """Passes batches on. Decoding errors never get here: what does is storage that cannot be read any more."""
-    read_error = tensorflow().errors.OpError  # looked up now: at the interpreter's exit the module may be gone
-    try:
-        yield from batches
-    except read_error as error:
-        raise ValueError(f"cannot read {source.name}: {error.message.splitlines()[0]}") from None
+def _submit(
+    pool: ThreadPoolExecutor,
+    rows: list[Row],
+    pixels: Callable[[Row, bytes], np.ndarray],
+    image_size: int,
+    part: int,
+) -> Callable[[], tuple[dict[str, np.ndarray], list[_Failure]]]:
+    """Starts the decoding of a batch; what it returns waits for its end."""
+    batch = _blank(len(rows), image_size)
+
+    def decode_part(start: int) -> list[_Failure]:
+        failures = []
+        for number, row in enumerate(rows[start : start + part], start):
+            encoded, label = row.read()
+            try:
+                batch[IMAGE][number] = pixels(row, encoded)
+            except UndecodableImage as error:
+                failures.append(_Failure(row.index, str(error)))
+                continue
+            batch[LABEL][number], batch[MASK][number] = label, 1
+        return failures
+
+    parts = [pool.submit(decode_part, start) for start in range(0, len(rows), part)]
+
+    def finished() -> tuple[dict[str, np.ndarray], list[_Failure]]:
+        failures = [failure for done in parts for failure in done.result()]
+        for values in batch.values():
+            values.flags.writeable = False
+        return batch, failures
+
+    return finished
 
 
-def _named_warnings(source, batches):
+def _blank(rows: int, image_size: int) -> dict[str, np.ndarray]:
+    return {
+        IMAGE: np.zeros((rows, image_size, image_size, 3), np.uint8),
+        LABEL: np.zeros(rows, np.int32),
+        MASK: np.zeros(rows, np.float32),
+    }
+
+
+class _Workers(ThreadPoolExecutor):
+    """Threads that are not waited for: a run that ends leaves batches behind that nobody will ask for."""
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown(wait=False, cancel_futures=True)
+
+
+def _named_warnings(source: Source, batches: Iterator) -> Iterator[dict[str, np.ndarray]]:
     """Passes training batches on; logs the name of each undecodable example when it is first met."""
     seen = set()
-    for batch in batches:
-        indices = batch.pop("index")
-        for index in indices[batch["mask"] == 0].tolist():
+    for batch, failures in batches:
+        for index, reason in failures:
             if index not in seen:
                 seen.add(index)
-                logging.warning("skipping an image that cannot be decoded: %s", source.describe("train", index))
+                name = source.describe("train", index)
+                logging.warning("skipping an image that cannot be decoded: %s (%s)", name, reason)
         yield batch
 
 
-def _padded(source, split, batches, num_rows, image_size, num_batches):
+def _padded(
+    source: Source, split: str, batches: Iterator, num_rows: int, image_size: int, num_batches: int
+) -> Iterator[dict[str, np.ndarray]]:
     """Fills the last batch up and adds empty ones to `num_batches`; an undecodable example is an error."""
     for _ in range(num_batches):
-        batch = next(batches, None)
+        batch, failures = next(batches, (None, []))
+        for index, reason in failures:
+            raise ValueError(f"cannot decode {split} image {source.describe(split, index)}: {reason}")
         if batch is None:
-            batch = {
-                "image": np.zeros((0, image_size, image_size, 3), np.uint8),
-                "label": np.zeros(0, np.int32),
-                "mask": np.zeros(0, np.float32),
-                "index": np.zeros(0, np.int64),
-            }
-        indices = batch.pop("index")
-        corrupt = indices[batch["mask"] == 0]
-        if len(corrupt):
-            raise ValueError(f"cannot decode {split} image {source.describe(split, int(corrupt[0]))}")
-        missing = num_rows - len(indices)
+            batch = _blank(0, image_size)
+        missing = num_rows - len(batch[LABEL])
         if missing:
             batch = {key: np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1)) for key, value in batch.items()}
         yield batch
@@ -261,3 +288,10 @@ def _check_range(name, bounds, maximum):
     low, high = bounds
     if not 0 < low <= high <= maximum:
         raise ValueError(f"{name} must be (low, high) with 0 < low <= high <= {maximum}, not {tuple(bounds)}")
+
+
+def _check_names(operations: Sequence[Operation]) -> None:
+    names = [operation.name for operation in operations]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"augment names {twice[0]} twice: both would draw the same numbers")

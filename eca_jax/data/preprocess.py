@@ -1,42 +1,23 @@
-"""Evaluation preprocessing as torchvision defines it, on PIL alone: what inference uses, and the pipelines' reference.
+"""Evaluation preprocessing as torchvision defines it: what inference uses, and the pipeline for validation.
 
 `Resize(resize_size)` on the short side, then `CenterCrop(image_size)`. The weights that this project converts were
 trained and measured so, by torchvision or by timm (which calls it).
 """
 
-import io
 import os
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from eca_jax.data.decode import UndecodableImage, decode, to_rgb
+from eca_jax.data.resize import resize_and_crop
 
 ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray
 
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-
-def check_interpolation(interpolation: str) -> None:
-    """ValueError unless it is one of the two filters that published weights use."""
-    if interpolation not in _RESAMPLING:
-        raise ValueError(f"interpolation must be one of {sorted(_RESAMPLING)}, not {interpolation!r}")
-
-
-def resized_shape(height: int, width: int, resize_size: int) -> tuple[int, int]:
-    """(height, width) after torchvision's `Resize(resize_size)`: the long side is rounded down."""
-    if width <= height:
-        return int(resize_size * height / width), resize_size
-    return resize_size, int(resize_size * width / height)
-
-
-def center_offset(length: int, crop: int) -> int:
-    """Where torchvision's `CenterCrop` begins on one axis; negative: so many zeros are padded before the image."""
-    if crop > length:
-        return -((crop - length) // 2)
-    return round((length - crop) / 2)  # Python's round, halves to even: torchvision calls it
-
-
-def load_rgb(image: ImageLike) -> Image.Image:
-    """An image as RGB (CMYK, greyscale, palettes and transparency are converted as PIL does).
+def load_rgb(image: ImageLike, *, upright: bool = False) -> Image.Image:
+    """An image as RGB, see `eca_jax.data.decode`.
 
     Raises FileNotFoundError or ValueError, one line naming the file.
     """
@@ -48,27 +29,23 @@ def load_rgb(image: ImageLike) -> Image.Image:
     name = image if isinstance(image, str | os.PathLike) else f"({type(image).__name__})"
     try:
         if isinstance(image, Image.Image):
-            return image.convert("RGB")
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            return opened.convert("RGB")
+            return to_rgb(image, upright=upright)
+        return decode(image if isinstance(image, bytes) else Path(image).read_bytes(), upright=upright)
     except FileNotFoundError:
         raise FileNotFoundError(f"no such image: {name}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error) if str(name) not in str(error) else "not an image that can be decoded"
-        raise ValueError(f"cannot decode image {name}: {reason}") from None
-
-
-def resize_and_crop(image: Image.Image, image_size: int, resize_size: int, interpolation: str) -> np.ndarray:
-    """`Resize(resize_size)` and `CenterCrop(image_size)` of an RGB image: uint8 [image_size, image_size, 3]."""
-    check_interpolation(interpolation)
-    height, width = resized_shape(image.height, image.width, resize_size)
-    image = image.resize((width, height), _RESAMPLING[interpolation])
-    left, top = center_offset(width, image_size), center_offset(height, image_size)
-    return np.asarray(image.crop((left, top, left + image_size, top + image_size)))  # zeros where it sticks out
+    except UndecodableImage as error:
+        raise ValueError(f"cannot decode image {name}: {error}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read image {name}: {error.strerror or error}") from None
 
 
 def eval_image(
-    image: ImageLike, image_size: int = 224, resize_size: int = 256, interpolation: str = "bilinear"
+    image: ImageLike,
+    image_size: int = 224,
+    resize_size: int = 256,
+    interpolation: str = "bilinear",
+    *,
+    upright: bool = False,
 ) -> np.ndarray:
     """One image as a network sees it in evaluation, before normalisation.
 
@@ -77,6 +54,7 @@ def eval_image(
       image_size: side of the square that is cropped from the centre.
       resize_size: length of the short side before the crop.
       interpolation: "bilinear" or "bicubic".
+      upright: turn the picture as its EXIF orientation says (an array has none).
 
     Returns:
       uint8 [image_size, image_size, 3].
@@ -84,4 +62,4 @@ def eval_image(
     Raises:
       FileNotFoundError, ValueError: missing or corrupt file, named in one line; an array of another kind.
     """
-    return resize_and_crop(load_rgb(image), image_size, resize_size, interpolation)
+    return resize_and_crop(load_rgb(image, upright=upright), image_size, resize_size, interpolation)

@@ -1,133 +1,122 @@
-"""PIL's resize and torchvision's evaluation crop, as TensorFlow graphs."""
+"""torchvision's `Resize` and `CenterCrop` on Pillow, and the same numbers where Pillow would need gigabytes."""
 
-from collections.abc import Sequence
-from typing import Any
+import numpy as np
+from PIL import Image
 
-from eca_jax.data.decode import decode
-from eca_jax.data.runtime import Tensor, tensorflow
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-# Output rows that share one gathered window of input rows in `_resample_rows`. At 8 the windows overlap by half at
-# common scales and the small matrix products still fill the vector units.
-_BLOCK = 8
+# Pixels of a resized image above which only the crop's are computed.
+_LARGE = 1 << 24
 
-
-def evaluation_image(encoded: Tensor, *, image_size: int, resize_size: int, interpolation: str) -> Tensor:
-    """torchvision's `Resize(resize_size)` and `CenterCrop(image_size)` on PIL, bit for bit.
-
-    Only the pixels inside the crop are computed. Returns uint8 [image_size, image_size, 3].
-    """
-    tf = tensorflow()
-    image = decode(encoded)
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    short = tf.minimum(height, width)
-    sides = tf.cast(tf.stack([height, width]), tf.float64)
-    # Python's int(resize_size * long / short): the product is exact, the quotient is a double, then truncated.
-    target = tf.cast(resize_size * sides / tf.cast(short, tf.float64), tf.int32)
-    inside = tf.minimum(target, image_size)
-    halves = tf.cast(target - image_size, tf.float64) / 2
-    start = tf.maximum(tf.cast(tf.round(halves), tf.int32), 0)  # halves to even, as Python's round
-    image = exact_resize(image, tf.unstack(target), interpolation, tf.unstack(start), tf.unstack(inside))
-    before = (image_size - inside) // 2
-    padding = tf.concat([tf.stack([before, image_size - inside - before], axis=1), [[0, 0]]], axis=0)
-    return tf.ensure_shape(tf.pad(image, padding), [image_size, image_size, 3])
+# Pillow's weights have so many bits after the point.
+_PRECISION = 22
 
 
-def exact_resize(
-    image: Tensor,
-    size: Sequence[Any],
-    interpolation: str,
-    start: Sequence[Any] = (0, 0),
-    count: Sequence[Any] | None = None,
-) -> Tensor:
-    """PIL's antialiased resize, bit for bit: the width first, rounded to 8 bits, then the height, rounded again.
+def check_interpolation(interpolation: str) -> None:
+    """ValueError unless it is one of the two filters that published weights use."""
+    if interpolation not in RESAMPLING:
+        raise ValueError(f"interpolation must be one of {sorted(RESAMPLING)}, not {interpolation!r}")
 
-    The filter's weights are PIL's 22-bit fixed-point ones, and their sums with the pixels are exact in float64.
+
+def resized_shape(height: int, width: int, resize_size: int) -> tuple[int, int]:
+    """(height, width) after torchvision's `Resize(resize_size)`: the long side is rounded down."""
+    if width <= height:
+        return int(resize_size * height / width), resize_size
+    return resize_size, int(resize_size * width / height)
+
+
+def center_offset(length: int, crop: int) -> int:
+    """Where torchvision's `CenterCrop` begins on one axis; negative: so many zeros are padded before the image."""
+    if crop > length:
+        return -((crop - length) // 2)
+    return round((length - crop) / 2)  # Python's round, halves to even: torchvision calls it
+
+
+def resize_and_crop(image: Image.Image, image_size: int, resize_size: int, interpolation: str) -> np.ndarray:
+    """`Resize(resize_size)` on the short side and `CenterCrop(image_size)`, torchvision's on PIL bit for bit.
 
     Args:
-      image: uint8 [H, W, C].
-      size: (height, width) to resize to.
+      image: of mode "RGB".
+      image_size: side of the square that is cropped from the centre; zeros where it sticks out.
+      resize_size: length of the short side before the crop.
       interpolation: "bilinear" or "bicubic".
-      start, count: the window of the resized image to compute, (row, column) and (rows, columns); all by default.
 
     Returns:
-      uint8 [*count, C].
+      uint8 [image_size, image_size, 3], read-only.
+
+    Raises:
+      ValueError: another interpolation.
     """
-    tf = tensorflow()
-    count = size if count is None else count
-    image = _resample_rows(tf.transpose(image, [1, 0, 2]), size[1], start[1], count[1], interpolation)
-    return _resample_rows(tf.transpose(image, [1, 0, 2]), size[0], start[0], count[0], interpolation)
+    check_interpolation(interpolation)
+    height, width = resized_shape(image.height, image.width, resize_size)
+    top, left = center_offset(height, image_size), center_offset(width, image_size)
+    if height * width > max(_LARGE, image.height * image.width):  # a line of pixels grows by the square of its length
+        first = max(top, 0), max(left, 0)
+        count = min(image_size, height), min(image_size, width)
+        image = enlarged_window(image, (height, width), interpolation, first, count)
+        top, left = top - first[0], left - first[1]
+    else:
+        image = image.resize((width, height), RESAMPLING[interpolation])
+    return np.asarray(image.crop((left, top, left + image_size, top + image_size)))
 
 
-def fast_resize(image: Tensor, side: int, interpolation: str) -> Tensor:
-    """As `exact_resize` to [side, side, C], in about half of the time; some values are one grey level off, rarely two.
+def enlarged_window(
+    image: Image.Image,
+    size: tuple[int, int],
+    interpolation: str,
+    start: tuple[int, int],
+    count: tuple[int, int],
+) -> Image.Image:
+    """A window of Pillow's `image.resize`, bit for bit, in memory that grows with the window alone.
 
-    TensorFlow's kernel has float32 positions and weights: under 1% of the values differ as a rule, a fifth of them
-    where the scale makes many sums end in exactly one half (PIL's fixed-point weights break such ties at random). It is
-    quick along rows and slow along columns, whose inner loop runs over three channels; so both passes go along rows, of
-    an image of one column that has the values of a row as channels.
+    As Pillow where it enlarges: first along the rows, rounded to 8 bits, then along the columns, rounded again. (Since
+    version 13 it begins with the columns of an image whose height shrinks by over twice what the width does.)
+
+    Args:
+      image: of mode "RGB".
+      size: (height, width) of the whole resized image, neither less than the image's.
+      interpolation: "bilinear" or "bicubic".
+      start, count: the window: (row, column) of its corner, (rows, columns) of it.
+
+    Returns:
+      an image of mode "RGB".
     """
-    tf = tensorflow()
-    kernel = {"bilinear": "triangle", "bicubic": "keyscubic"}[interpolation]
-    for _ in range(2):
-        image = tf.transpose(image, [1, 0, 2])
-        rows = tf.shape(image)[0]
-        resized = tf.raw_ops.ScaleAndTranslate(
-            images=tf.reshape(image, [1, rows, 1, -1]),
-            size=[side, 1],
-            scale=tf.stack([side / tf.cast(rows, tf.float32), 1.0]),
-            translation=[0.0, 0.0],
-            kernel_type=kernel,
-        )
-        resized = _round_to_uint8(resized, interpolation)
-        image = tf.reshape(resized, [side, tf.shape(image)[1], image.shape[2]])
-    return image
+    first, weights = _weights(image.height, size[0], interpolation, start[0], count[0])
+    top, bottom = int(first.min()), int(first.max()) + weights.shape[1]
+    strip = np.asarray(image.crop((0, top, image.width, min(bottom, image.height))))
+    columns = _weights(image.width, size[1], interpolation, start[1], count[1])
+    strip = _resample(strip.transpose(1, 0, 2), *columns).transpose(1, 0, 2)
+    return Image.fromarray(np.ascontiguousarray(_resample(strip, first - top, weights)))
 
 
-def _round_to_uint8(values, interpolation):
-    tf = tensorflow()
-    if interpolation == "bicubic":  # it overshoots; the triangle cannot
-        values = tf.clip_by_value(values, 0.0, 254.5)
-    return tf.cast(values + 0.5, tf.uint8)
-
-
-def _resample_rows(image, size, start, count, interpolation):
-    """Resizes the first axis of [H, W, C] to `size` and returns `count` rows of that from `start`.
-
-    Every `_BLOCK` output rows are one small matrix product with the run of input rows that they need.
-    """
-    tf = tensorflow()
+def _weights(length: int, size: int, interpolation: str, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """For `count` outputs from `start`: the first input of each [count], and its weights [count, taps], in int64."""
     kernel, radius = {"bilinear": (_triangle, 1.0), "bicubic": (_cubic, 2.0)}[interpolation]
-    rows = tf.shape(image)[0]
-    scale = tf.cast(rows, tf.float64) / tf.cast(size, tf.float64)
-    stretch = tf.maximum(scale, 1.0)  # antialiasing: when shrinking, the filter widens with the scale
-
-    blocks = -(-count // _BLOCK)
-    center = (tf.cast(start + tf.range(blocks * _BLOCK), tf.float64) + 0.5) * scale
-    center = tf.reshape(center, [blocks, _BLOCK])
-    first = tf.maximum(tf.cast(center[:, 0] - radius * stretch, tf.int32), 0)
-    span = tf.cast(tf.math.ceil(_BLOCK * scale + 2 * radius * stretch), tf.int32) + 1
-    source = first[:, None] + tf.range(span)
-
-    distance = tf.cast(source, tf.float64)[:, None, :] + 0.5 - center[:, :, None]
-    weights = kernel(distance / stretch) * tf.cast(source < rows, tf.float64)[:, None, :]
-    weights /= tf.reduce_sum(weights, axis=2, keepdims=True)
-    weights = tf.round(weights * 2.0**22) / 2.0**22
-
-    pixels = tf.gather(tf.reshape(image, [rows, -1]), tf.minimum(source, rows - 1))
-    sums = tf.matmul(weights, tf.cast(pixels, tf.float64))
-    resized = _round_to_uint8(sums, interpolation)
-    return tf.reshape(resized, [blocks * _BLOCK, tf.shape(image)[1], image.shape[2]])[:count]
+    center = (np.arange(start, start + count) + 0.5) * (length / size)
+    first = np.maximum((center - radius + 0.5).astype(np.int64), 0)
+    last = np.minimum((center + radius + 0.5).astype(np.int64), length)
+    inputs = first[:, None] + np.arange((last - first).max())
+    weights = kernel(inputs - center[:, None] + 0.5) * (inputs < last[:, None])
+    weights /= np.cumsum(weights, axis=1)[:, -1:]  # added one after the other, as Pillow does
+    return first, np.trunc(weights * 2**_PRECISION + np.where(weights < 0, -0.5, 0.5)).astype(np.int64)
 
 
-def _triangle(x):
-    tf = tensorflow()
-    return tf.maximum(1.0 - tf.abs(x), 0.0)
+def _resample(values: np.ndarray, first: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted sums along the first axis: uint8 [L, M, C] to uint8 [count, M, C]."""
+    total = np.full((len(first), *values.shape[1:]), 1 << (_PRECISION - 1), np.int64)
+    for tap in range(weights.shape[1]):
+        inputs = np.minimum(first + tap, len(values) - 1)  # beyond the end the weight is 0
+        total += weights[:, tap, None, None] * values[inputs]
+    return (total >> _PRECISION).clip(0, 255).astype(np.uint8)
 
 
-def _cubic(x):
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return np.maximum(1.0 - np.abs(x), 0.0)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
     """Keys' cubic with a = -1/2."""
-    tf = tensorflow()
-    x = tf.abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1.0
-    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    return tf.where(x < 1.0, near, tf.where(x < 2.0, far, 0.0))
+    x = np.abs(x)
+    near = ((-0.5 + 2.0) * x - (-0.5 + 3.0)) * x * x + 1.0
+    far = (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))

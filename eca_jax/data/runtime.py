@@ -1,4 +1,4 @@
-"""TensorFlow, imported when the first data set is opened: it reads and decodes, and never touches an accelerator."""
+"""TensorFlow, imported when the first TFDS data set is opened: it reads records, and never touches an accelerator."""
 
 import contextlib
 import functools
@@ -10,9 +10,7 @@ from types import ModuleType
 from typing import Any
 
 # TensorFlow's own types cannot be named without importing it.
-Tensor = Any
 Dataset = Any
-Row = dict[str, Tensor]
 
 
 @functools.cache

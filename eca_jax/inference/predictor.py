@@ -183,7 +183,8 @@ class Predictor:
 
     def _prepare(self, image: ImageLike) -> np.ndarray:
         how = self.preprocessing
-        return eval_image(image, how.image_size, how.resize_size, how.interpolation)
+        # Upright: people's phones note down how they were held.
+        return eval_image(image, how.image_size, how.resize_size, how.interpolation, upright=True)
 
     def _start(self, batch: list[tuple[AnImage, np.ndarray]], output: str) -> tuple[list[AnImage], Any]:
         """Hands a batch to the devices; the results are on their way when this returns."""

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from eca_jax.data.preprocess import eval_image, resized_shape
+from eca_jax.data.preprocess import eval_image
+from eca_jax.data.resize import resized_shape
 from eca_jax.inference.exported import load_exported
 from eca_jax.serving.limits import Refused, busy
 
@@ -108,7 +109,7 @@ class Served:
                 if height * width > max_pixels:
                     raise Refused(413, f"the image {what} {width}x{height} pixels, of at most {max_pixels} in all")
             try:
-                return eval_image(opened, self.image_size, self.resize_size, self.interpolation)
+                return eval_image(opened, self.image_size, self.resize_size, self.interpolation, upright=True)
             except ValueError as error:
                 raise Refused(400, str(error)) from None
 

@@ -36,7 +36,7 @@ class Classification:
       description: the card, but for the names of the data's classes.
       batch_size: examples in a global batch.
       open_source: opens the data; called once, when they are needed.
-      crop_scale, crop_ratio, flip, seed: see `eca_jax.data.train_batches`.
+      crop_scale, crop_ratio, flip, augment, seed: see `eca_jax.data.train_batches`.
       label_smoothing: of the training loss.
       init_from: weights to start from; "" for none.
       labels: in evaluation, for each class of the data its index among the model's; None where they are the same.
@@ -49,6 +49,7 @@ class Classification:
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
+    augment: str = ""
     seed: int = 0
     label_smoothing: float = 0.0
     init_from: str = ""
@@ -86,6 +87,7 @@ class Classification:
             crop_scale=tuple(config["crop_scale"]),
             crop_ratio=tuple(config["crop_ratio"]),
             flip=config["flip"],
+            augment=config["augment"],
             seed=config["seed"],
             label_smoothing=config["label_smoothing"],
             init_from=config["init_from"],
@@ -178,6 +180,8 @@ class Classification:
             crop_ratio=self.crop_ratio,
             flip=self.flip,
             interpolation=self.preprocessing.interpolation,
+            augment=self.augment,
+            fill=tuple(round(255 * value) for value in self.preprocessing.mean),
             process_index=shard.index,
             process_count=shard.count,
         )

@@ -66,6 +66,29 @@ def test_processes_share_the_rows_of_each_batch(source):
         assert_equal(joined, whole)
 
 
+EVERYTHING = SETTINGS | {"augment": "rand-m9-n4-mstd0.5-inc1+3a+ta_wide+jitter-0.4", "interpolation": "random"}
+
+
+def test_the_same_bytes_with_every_augmentation_on(source):
+    """On 1, 2 and 4 processes, with 1, 2 and 8 threads, after a resume anywhere."""
+    whole = take(train_batches(source, **EVERYTHING), 7)
+    for count, workers in ((2, 1), (4, 8)):
+        settings = EVERYTHING | {"process_count": count, "num_workers": workers}
+        parts = [take(train_batches(source, process_index=p, **settings), 7) for p in range(count)]
+        joined = [{k: np.concatenate([s[k] for s in step]) for k in step[0]} for step in zip(*parts, strict=True)]
+        assert_equal(joined, whole)
+    for start_step in range(1, 7):
+        assert_equal(take(train_batches(source, start_step=start_step, **EVERYTHING), 1), whole[start_step:][:1])
+    plain = take(train_batches(source, **SETTINGS), 1)
+    assert not np.array_equal(plain[0]["image"], whole[0]["image"])
+
+
+def test_an_operation_more_leaves_the_draws_of_the_others(source):
+    """These two draw, and change nothing."""
+    idle = train_batches(source, augment="rand-p0-n3+jitter-0", **SETTINGS)
+    assert_equal(take(idle, 4), take(train_batches(source, **SETTINGS), 4))
+
+
 def test_epochs_and_seeds_differ(source):
     first, *_, later = take(train_batches(source, **SETTINGS), 4)
     other = next(train_batches(source, **SETTINGS | {"seed": 8}))
@@ -75,7 +98,8 @@ def test_epochs_and_seeds_differ(source):
 
 def test_an_example_is_augmented_anew_in_each_epoch(source):
     """Whole-image crops make examples recognisable: the same set in other places; random crops: other pixels."""
-    same = dict(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False)
+    # At a ratio of 1 the image of 56 x 57 pixels would have two windows.
+    same = dict(crop_scale=(1.0, 1.0), crop_ratio=(1.001, 1.001), flip=False)
     plain = train_batches(source, **SETTINGS | {"batch_size": TRAIN_EXAMPLES}, **same)
     crops = train_batches(source, **SETTINGS | {"batch_size": TRAIN_EXAMPLES})
 
@@ -211,6 +235,8 @@ def test_a_record_is_named_by_its_original_file(imagenet_dir):
         ({"crop_scale": (0.5, 1.5)}, "crop_scale must be"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio must be"),
         ({"interpolation": "nearest"}, "interpolation must be one of"),
+        ({"augment": "rand-m9-x"}, "'x' is none of m, n"),
+        ({"augment": "rand-m9+rand-m5"}, "augment names rand_augment twice"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(source, change, message):

@@ -8,9 +8,12 @@ from data_fixtures import jpeg
 from PIL import Image
 from scipy import stats
 
-from eca_jax.data import augment, decode, eval_image, resize
-from eca_jax.data.preprocess import resize_and_crop
-from eca_jax.data.runtime import tensorflow
+from eca_jax.data import eval_image
+from eca_jax.data.augment import HorizontalFlip, RandomResizedCrop, augmented
+from eca_jax.data.augment.crop import random_crop_window
+from eca_jax.data.decode import decode
+from eca_jax.data.order import example_rng
+from eca_jax.data.resize import resize_and_crop
 from eca_jax.weights.torch.peer import import_torchvision
 
 SHAPES = [(375, 500), (500, 375), (333, 457), (101, 77), (60, 300), (256, 256), (811, 603), (17, 141), (225, 301)]
@@ -41,28 +44,13 @@ def torchvision_eval(content, image_size, resize_size, interpolation):
     return np.asarray(transform(Image.open(io.BytesIO(content)).convert("RGB")))
 
 
-def evaluation_function(image_size, resize_size, interpolation):
-    tf = tensorflow()
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def function(content):
-        return resize.evaluation_image(
-            content, image_size=image_size, resize_size=resize_size, interpolation=interpolation
-        )
-
-    return function
-
-
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("sizes", [(224, 256), (225, 236), (225, 200)], ids=str)
 def test_evaluation_pixels_equal_torchvisions(interpolation, sizes):
-    function = evaluation_function(*sizes, interpolation)
     for name in SHAPES + MODES:
         content = encoded(name)
         expected = torchvision_eval(content, *sizes, interpolation)
-        np.testing.assert_array_equal(function(content).numpy(), expected, err_msg=str(name))
-        own = resize_and_crop(Image.open(io.BytesIO(content)).convert("RGB"), *sizes, interpolation)
-        np.testing.assert_array_equal(own, expected, err_msg=str(name))
+        np.testing.assert_array_equal(resize_and_crop(decode(content), *sizes, interpolation), expected, str(name))
 
 
 def test_inference_loads_files_as_torchvision_does(tmp_path):
@@ -85,54 +73,43 @@ def test_inference_names_missing_and_corrupt_files(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"subsampling": 1, "progressive": True}])
-def test_decoding_a_window_equals_decoding_all_of_it(options):
-    tf = tensorflow()
+def test_decoding_is_pils(options):
     content = jpeg(4, 133, 217, **options)
-    whole = np.asarray(Image.open(io.BytesIO(content)))
-    np.testing.assert_array_equal(decode.decode(content).numpy(), whole)
-    rng = np.random.default_rng(0)
-    for _ in range(40):
-        height, width = rng.integers(1, 134), rng.integers(1, 218)
-        top, left = rng.integers(0, 134 - height), rng.integers(0, 218 - width)
-        window = tf.constant([top, left, height, width], tf.int32)
-        part = decode.decode_window(content, tf.image.extract_jpeg_shape(content), window)
-        np.testing.assert_array_equal(part.numpy(), whole[top : top + height, left : left + width])
+    np.testing.assert_array_equal(np.asarray(decode(content)), np.asarray(Image.open(io.BytesIO(content))))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("truncated", [False, True], ids=["whole file", "no end marker"])
-def test_training_images_are_crops_resized_as_pil_does(interpolation, truncated):
-    """Within the float32 resize's bounds; mirrored when the last draw says so; whichever way the file is decoded."""
-    tf = tensorflow()
+def test_training_images_are_torchvisions_to_the_last_bit(interpolation, truncated):
+    """Given the same window, and the same decision to mirror; however the file ends."""
+    functional = import_torchvision().transforms.functional
+    mode = import_torchvision().transforms.InterpolationMode(interpolation)
     content = jpeg(5, 240, 320)
     if truncated:  # as some real files end: complete, followed by padding
         content += b"\0\0"
-    settings = dict(image_size=112, crop_scale=(0.08, 1.0), crop_ratio=(3 / 4, 4 / 3), interpolation=interpolation)
-    differences = []
-    for seed in range(12):
-        draws = np.random.default_rng(seed).random(augment.DRAWS, np.float32)
-        top, left, height, width = augment.random_crop_window(draws, 240, 320, (0.08, 1.0), (3 / 4, 4 / 3)).numpy()
-        crop = Image.open(io.BytesIO(content)).crop((left, top, left + width, top + height))
-        expected = np.asarray(crop.resize((112, 112), Image.Resampling[interpolation.upper()])).astype(int)
-        plain = augment.training_image(tf.constant(content), draws, flip=False, **settings).numpy()
-        differences.append(np.abs(plain - expected))
-        flipped = augment.training_image(tf.constant(content), draws, flip=True, **settings).numpy()
-        np.testing.assert_array_equal(flipped, plain[:, ::-1] if draws[-1] < 0.5 else plain)
-    assert np.max(differences) <= 2
-    assert np.mean(differences) < 0.05
+    crop, flip = RandomResizedCrop(112, interpolation=interpolation), HorizontalFlip()
+    flipped = 0
+    for index in range(12):
+        top, left, height, width = random_crop_window(rng_of(index, crop), 240, 320, crop.scale, crop.ratio)
+        expected = functional.resized_crop(
+            Image.open(io.BytesIO(content)).convert("RGB"), top, left, height, width, [112, 112], mode
+        )
+        if rng_of(index, flip).random() < 0.5:
+            expected, flipped = functional.hflip(expected), flipped + 1
+        ours = augmented(decode(content), (crop, flip), 3, 1, index)
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(expected))
+    assert 0 < flipped < 12
+
+
+def rng_of(index, operation):
+    return example_rng(3, 1, index, operation.name)
 
 
 def windows(count, height, width, scale, ratio):
-    """`count` random crops in one compiled call: int32 [count, 4]."""
-    tf = tensorflow()
-
-    @tf.function
-    def draw_all():
-        draws = tf.random.stateless_uniform([count, augment.DRAWS], seed=[1, 2], alg="philox")
-        one = lambda d: augment.random_crop_window(d, height, width, scale, ratio)  # noqa: E731
-        return tf.vectorized_map(one, draws)
-
-    return draw_all().numpy()
+    """`count` random crops: int [count, 4]."""
+    return np.array(
+        [random_crop_window(example_rng(0, 0, i, "crop"), height, width, scale, ratio) for i in range(count)]
+    )
 
 
 @pytest.mark.parametrize("height, width", [(375, 500), (500, 333)])

@@ -1,12 +1,16 @@
 """Opening data sets: what is found, what is missing, and what is said about it."""
 
+import io
+import logging
+import os
 import shutil
 
 import numpy as np
 import pytest
 from data_fixtures import TRAIN_PER_CLASS, VALIDATION_EXAMPLES, WNIDS, jpeg
+from PIL import Image
 
-from eca_jax.data import eval_batches, load_source
+from eca_jax.data import eval_batches, load_source, train_batches
 
 
 def test_prepared_imagenet_is_read_as_tfds_made_it(imagenet_dir):
@@ -53,6 +57,103 @@ def test_extensions_of_any_case_are_found_and_others_left(tmp_path):
         for name in ("a.JPEG", "b.jpg", "c.PNG", "d.Jpeg", "notes.txt"):
             (tmp_path / split / "cat" / name).write_bytes(jpeg(0))
     assert load_source("folder", tmp_path).num_examples("train") == 4
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """6 training and 3 validation pictures of each of two classes, to be spoilt."""
+    for split, count in (("train", 6), ("val", 3)):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                (tmp_path / split / name / f"{name}_{number}.jpg").write_bytes(jpeg(number))
+    return tmp_path
+
+
+def counts(root):
+    source = load_source("folder", root)
+    assert source.class_names == ["cat", "dog"]
+    return source.num_examples("train"), source.num_examples("validation")
+
+
+def test_what_tools_leave_behind_is_nothing(pets, caplog):
+    """Hidden folders, AppleDouble files, archivers' and thumbnailers' leftovers are neither classes nor pictures."""
+    for split in ("train", "val"):
+        for folder in (".ipynb_checkpoints", "__MACOSX", "cat/.thumbs", "cat/@eaDir", "dog/__MACOSX"):
+            (pets / split / folder).mkdir()
+            (pets / split / folder / "a.jpg").write_bytes(jpeg(9))
+        (pets / split / "cat" / "._cat_0.jpg").write_bytes(b"\x00\x05\x16\x07" + bytes(100))
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            (pets / split / name).touch()
+            (pets / split / "dog" / name).touch()
+    assert counts(pets) == (12, 6)
+    assert not caplog.records
+
+
+def test_every_format_of_pictures_is_read_and_the_rest_is_counted_and_named(pets, caplog):
+    image = Image.open(io.BytesIO(jpeg(1)))
+    for kind in ("bmp", "webp", "tif", "gif", "jfif", "jpe", "ppm", "avif", "jp2", "tga", "ico", "pgm", "apng"):
+        image.save(pets / "train" / "cat" / f"x.{kind}")
+    for name in ("a.heic", "b.heic", "c.txt"):
+        (pets / "train" / "dog" / name).touch()
+    with caplog.at_level(logging.WARNING):
+        assert counts(pets) == (12 + 13, 6)
+    (record,) = caplog.records
+    assert "3 files in " in record.getMessage() and record.getMessage().endswith(
+        f"2 .heic, 1 .txt, e.g. {pets / 'train' / 'dog' / 'a.heic'}"
+    )
+    batches = eval_batches(load_source("folder", pets), "train", batch_size=25, image_size=8, resize_size=8)
+    assert next(batches)["mask"].all()
+
+
+def test_names_are_bytes(pets):
+    """As cameras and archives of other days left them: Latin-1."""
+    directory = os.fsencode(pets / "train" / "cat")
+    os.rename(directory + b"/cat_0.jpg", directory + b"/c\xe4t.jpg")
+    assert counts(pets) == (12, 6)
+    source = load_source("folder", pets)
+    assert str(pets / "train" / "cat" / "c\\xe4t.jpg") in {source.describe("train", index) for index in range(6)}
+    assert next(train_batches(source, batch_size=12, image_size=8, seed=0))["mask"].all()
+
+
+def test_links_are_followed_once(pets):
+    """Class folders and pictures may be links; a loop, or a link to what is there already, brings nothing new."""
+    shutil.move(pets / "train" / "dog", pets / "elsewhere")
+    (pets / "train" / "dog").symlink_to(pets / "elsewhere")
+    (pets / "elsewhere" / "latest").symlink_to(".")
+    (pets / "elsewhere" / "up").symlink_to(pets / "train")
+    (pets / "elsewhere" / "again.jpg").symlink_to("dog_0.jpg")
+    (pets / "train" / "cat" / "all").symlink_to(pets)
+    assert counts(pets) == (12, 6)
+    (pets / "train" / "cat" / "borrowed.jpg").symlink_to(pets / "val" / "cat" / "cat_0.jpg")
+    assert counts(pets) == (13, 6)
+
+
+def test_links_that_lead_nowhere_are_named(pets):
+    (pets / "train" / "cat" / "gone.jpg").symlink_to(pets / "nowhere.jpg")
+    with pytest.raises(FileNotFoundError, match=r"1 links in .*train lead nowhere, e\.g\. .*gone\.jpg"):
+        load_source("folder", pets)
+    (pets / "train" / "cat" / "gone.jpg").unlink()
+    (pets / "train" / "emu").symlink_to(pets / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"lead nowhere, e\.g\. .*emu"):
+        load_source("folder", pets)
+
+
+def test_evaluation_needs_no_training_pictures(pets):
+    shutil.rmtree(pets / "train")
+    with pytest.raises(FileNotFoundError, match=r"no such directory: .*train"):
+        load_source("folder", pets)
+    source = load_source("folder", pets, splits=("validation",))
+    assert (source.class_names, source.num_examples("validation")) == (["cat", "dog"], 6)
+    with pytest.raises(FileNotFoundError, match=r"no such directory: .*train"):
+        source.num_examples("train")
+
+
+def test_a_class_that_validation_lacks_is_named_though_only_validation_is_asked_for(pets):
+    """Otherwise the labels would move."""
+    shutil.rmtree(pets / "val" / "cat")
+    with pytest.raises(ValueError, match="must have the same classes"):
+        load_source("folder", pets, splits=("validation",))
 
 
 def test_folder_trees_that_are_none_are_explained(folder_dir, tmp_path):

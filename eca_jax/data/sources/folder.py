@@ -1,30 +1,50 @@
 """A tree of image files, one directory a class."""
 
+import functools
+import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 from etils import epath
 
-from eca_jax.data.order import permuted_rows, steps_per_epoch
-from eca_jax.data.runtime import Dataset, Row, Tensor, tensorflow
-from eca_jax.data.sources.source import SPLITS, of_split
+from eca_jax.data.order import random_access_rows
+from eca_jax.data.sources.source import SPLITS, Row, of_split
+from eca_jax.data.sources.walk import Found, files_under, image_suffixes, is_tool_made
 
-_EXTENSIONS = (".jpeg", ".jpg", ".png")
+_FOLDERS = {"train": "train", "validation": "val"}
+_EXPECTED = "CLASS/*.JPEG, .jpg or .png"
 
 
 class FolderSource:
-    """`train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`; classes are numbered in sorted order, as torchvision does."""
+    """`train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`; classes are numbered in sorted order, as torchvision does.
 
-    def __init__(self, root: str | os.PathLike):
+    Read are all files of a format that Pillow reads, in subdirectories too. Names that begin with a dot, and what
+    archivers and thumbnailers leave behind, are nothing: neither classes nor images. Links are followed, to each
+    directory and file of a class once. What is left out because of its format is logged.
+
+    Args:
+      root: the directory of train/ and val/.
+      splits: which of the two must be there; the other is read where it is.
+
+    Raises:
+      FileNotFoundError: one of `splits` is not there, or links lead nowhere.
+      ValueError: a class without images, or different classes in the two.
+    """
+
+    def __init__(self, root: str | os.PathLike, splits: Sequence[str] = SPLITS):
         self.name = "folder"
         self.root = epath.Path(root).expanduser()
+        present = [split for split in SPLITS if split in splits or (self.root / _FOLDERS[split]).is_dir()]
         self._paths, self._labels, classes = {}, {}, {}
-        for split, folder in zip(SPLITS, ("train", "val"), strict=True):
-            self._paths[split], self._labels[split], classes[split] = _scan(self.root / folder)
-        self.class_names = classes["train"]
+        for split in present:
+            self._paths[split], self._labels[split], classes[split] = _scan(self.root / _FOLDERS[split])
+        self.class_names = classes[present[0]]
         self.num_classes = len(self.class_names)
-        differing = sorted(set(classes["train"]) ^ set(classes["validation"]))
+        differing = sorted(set(classes[present[0]]) ^ set(classes[present[-1]]))
         if differing:
             raise ValueError(
                 f"{self.root}: train and val must have the same classes; "
@@ -32,75 +52,84 @@ class FolderSource:
             )
 
     def num_examples(self, split: str) -> int:
-        return len(of_split(self._paths, split))
+        """Number of examples; ValueError for an unknown split, FileNotFoundError for one that is not there."""
+        return len(self._of(self._paths, split))
 
     def describe(self, split: str, index: int) -> str:
-        return of_split(self._paths, split)[index]
+        """The file's path; bytes that are no UTF-8 are escaped."""
+        return os.fsencode(self._of(self._paths, split)[index]).decode("utf-8", "backslashreplace")
 
     def train_rows(
         self, batch_size: int, seed: int, start_step: int, first_row: int, num_rows: int, window: int
-    ) -> Dataset:
-        tf = tensorflow()
-        count = self.num_examples("train")
-        steps = steps_per_epoch(count, batch_size)
+    ) -> Iterator[Row]:
+        """See `Source`. Files can be read in any order: an epoch is a permutation of them all, whatever `window` is."""
+        paths, labels = self._of(self._paths, "train"), self._labels["train"]
+        for epoch, index in random_access_rows(len(paths), batch_size, seed, start_step, first_row, num_rows):
+            yield Row(index, epoch, functools.partial(_read, paths[index], int(labels[index])))
 
-        first_epoch, first_step = divmod(start_step, steps)
+    def eval_rows(self, split: str, start: int, stop: int) -> Iterator[Row]:
+        """See `Source`."""
+        paths, labels = self._of(self._paths, split), self._labels[split]
+        for index in range(start, stop):
+            yield Row(index, 0, functools.partial(_read, paths[index], int(labels[index])))
 
-        def own_rows(epoch):
-            order = permuted_rows(count, batch_size, seed, int(epoch))
-            first = first_step if epoch == first_epoch else 0
-            return order[first:, first_row : first_row + num_rows].reshape(-1)
+    def _of(self, table: dict[str, Any], split: str) -> Any:
+        if split in _FOLDERS and split not in table:
+            raise FileNotFoundError(f"no such directory: {self.root / _FOLDERS[split]}")
+        return of_split(table, split)
 
-        def rows_of(epoch):
-            order = tf.numpy_function(own_rows, [epoch], tf.int64)
-            indices = tf.data.Dataset.from_tensor_slices(tf.ensure_shape(order, [None]))
-            return indices.map(lambda index: {"index": index, "epoch": epoch})
 
-        rows = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(rows_of)
-        return self._read("train", rows)
-
-    def eval_rows(self, split: str, start: int, stop: int) -> Dataset:
-        tf = tensorflow()
-        return self._read(split, tf.data.Dataset.range(start, stop).map(lambda index: {"index": index}))
-
-    def parse(self, row: Row) -> tuple[Tensor, Tensor]:
-        return row["encoded"], row["label"]
-
-    def _read(self, split, rows):
-        """Adds the file's bytes and label. A file that has gone is an error of the run, not a corrupt image."""
-        tf = tensorflow()
-        paths, labels = tf.constant(self._paths[split]), tf.constant(self._labels[split])
-
-        def read(row):
-            return row | {
-                "encoded": tf.io.read_file(tf.gather(paths, row["index"])),
-                "label": tf.gather(labels, row["index"]),
-            }
-
-        return rows.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+def _read(path: str, label: int) -> tuple[bytes, int]:
+    if "://" in path:
+        return epath.Path(path).read_bytes(), label
+    with open(path, "rb") as file:
+        return file.read(), label
 
 
 def _scan(folder: epath.Path) -> tuple[list[str], np.ndarray, list[str]]:
     """Paths, labels int32 and class names of one half of a folder tree, in torchvision's order."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"no such directory: {folder} (expected {folder.name}/CLASS/*.JPEG, .jpg or .png)")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(_images_under(folder / name))
-        if not found:
-            raise ValueError(f"no .JPEG, .jpg or .png file under {folder / name}")
-        paths += found
-        labels += [label] * len(found)
+        raise FileNotFoundError(f"no such directory: {folder} (expected {folder.name}/{_EXPECTED})")
+    remote = "://" in str(folder)
+    dangling, left_out = [], []
+    classes, paths, labels = [], [], []
+    for name in sorted(entry.name for entry in folder.iterdir() if not is_tool_made(entry.name)):
+        if not (folder / name).is_dir():
+            if not remote and os.path.islink(folder / name):
+                dangling += [] if os.path.exists(folder / name) else [str(folder / name)]
+            continue
+        found = _in_bucket(folder / name) if remote else files_under(str(folder), name)
+        images = sorted(path for path in found.files if PurePath(path).suffix.lower() in image_suffixes())
+        others = sorted(set(found.files) - set(images))
+        dangling += found.dangling
+        left_out += others
+        if not images and not found.dangling:
+            kinds = f" (nor are {_kinds(others)} read)" if others else ""
+            raise ValueError(f"no image file under {folder / name}{kinds}")
+        labels += [len(classes)] * len(images)
+        paths += images
+        classes.append(name)
+    if dangling:
+        raise FileNotFoundError(f"{len(dangling)} links in {folder} lead nowhere, e.g. {dangling[0]}")
     if not paths:
-        raise ValueError(f"{folder} has no class directories (expected {folder.name}/CLASS/*.JPEG, .jpg or .png)")
+        raise ValueError(f"{folder} has no class directories (expected {folder.name}/{_EXPECTED})")
+    if left_out:
+        logging.warning(
+            "%d files in %s are left out, of formats that are not read: %s, e.g. %s",
+            len(left_out),
+            folder,
+            _kinds(left_out),
+            left_out[0],
+        )
     return paths, np.asarray(labels, np.int32), classes
 
 
-def _images_under(folder: epath.Path) -> Iterator[str]:
-    if "://" in str(folder):  # a bucket has no directories to walk into: there the images lie in CLASS itself
-        tree = [(str(folder), [], [path.name for path in folder.iterdir()])]
-    else:
-        tree = os.walk(folder, followlinks=True)
-    for directory, _, names in tree:
-        yield from (os.path.join(directory, n) for n in names if n.lower().endswith(_EXTENSIONS))
+def _kinds(paths: list[str]) -> str:
+    """3 .heic, 1 .txt"""
+    counts = Counter(PurePath(path).suffix.lower() or "without suffix" for path in paths)
+    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
+
+
+def _in_bucket(folder: epath.Path) -> Found:
+    """A bucket has no directories to walk into: there the images lie in CLASS itself."""
+    return Found([str(path) for path in folder.iterdir() if not is_tool_made(path.name)], [])

@@ -1,49 +1,112 @@
 """Data sets that TFDS has prepared, read undecoded. Importing this module imports tensorflow_datasets."""
 
+import functools
 import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from eca_jax.data.order import StreamOrder
-from eca_jax.data.runtime import Dataset, Row, Tensor, tensorflow
-from eca_jax.data.sources.source import SPLITS, of_split
+from eca_jax.data.order import StreamOrder, random_access_rows
+from eca_jax.data.runtime import Dataset, tensorflow
+from eca_jax.data.sources.source import SPLITS, Row, Source, of_split
 
 
-class RecordSource:
-    """A prepared TFDS dataset of "image" and "label" with the splits "train" and "validation", read undecoded."""
+def record_source(builder: tfds.core.DatasetBuilder, splits: Sequence[str] = SPLITS) -> Source:
+    """A prepared data set of "image" and "label", in TFRecord or ArrayRecord files.
+
+    Raises:
+      ValueError: another file format.
+      FileNotFoundError: one of `splits` ("train", "validation") is not prepared.
+    """
+    formats = {"tfrecord": TFRecordSource, "array_record": ArrayRecordSource}
+    stored = builder.info.file_format.value
+    if stored not in formats:
+        raise ValueError(f"{builder.data_path} is stored as {stored}; {' and '.join(formats)} are read")
+    missing = [split for split in splits if split not in builder.info.splits]
+    if missing:
+        raise FileNotFoundError(f"{builder.data_path} has no {missing[0]} split: prepare it again with both tars")
+    return formats[stored](builder)
+
+
+class _Records:
+    """What both formats have in common."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder):
         self.name = builder.name
         self.class_names = builder.info.features["label"].names
         self.num_classes = builder.info.features["label"].num_classes
         self._builder = builder
-        if builder.info.file_format.value != "tfrecord":
-            raise ValueError(
-                f"{builder.data_path} is stored as {builder.info.file_format.value}; only tfrecord is read"
-            )
         self._splits = {split: builder.info.splits[split] for split in SPLITS if split in builder.info.splits}
-        missing = [split for split in SPLITS if split not in self._splits]
-        if missing:
-            raise FileNotFoundError(f"{builder.data_path} has no {missing[0]} split: prepare it again with both tars")
         self._files = {split: [str(path) for path in info.filepaths] for split, info in self._splits.items()}
 
     def num_examples(self, split: str) -> int:
+        """Number of examples; ValueError for an unknown split."""
         return of_split(self._splits, split).num_examples
 
     def describe(self, split: str, index: int) -> str:
-        shard, record = self._locate(split, index)
+        """Shard and record of an example, and the name that the image had before it came there."""
+        ends = np.cumsum(of_split(self._splits, split).shard_lengths)
+        shard = int(np.searchsorted(ends, index, side="right"))
+        record = int(index - (ends[shard - 1] if shard else 0))
         where = f"record {record} of {self._files[split][shard]}"
         if "file_name" not in self._builder.info.features:
             return where
-        tf = tensorflow()
-        (serialized,) = tf.data.TFRecordDataset(self._files[split][shard]).skip(record).take(1)
-        name = tf.io.parse_single_example(serialized, {"file_name": tf.io.FixedLenFeature([], tf.string)})
-        return f"{name['file_name'].numpy().decode()} ({where})"
+        return f"{self._file_name(split, index, shard, record)} ({where})"
+
+    def _file_name(self, split: str, index: int, shard: int, record: int) -> str:
+        raise NotImplementedError
+
+
+class ArrayRecordSource(_Records):
+    """Records that are read by their index: an epoch is a permutation of them all."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder):
+        super().__init__(builder)
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        self._records = {split: builder.as_data_source(split, decoders=decoders) for split in self._splits}
 
     def train_rows(
         self, batch_size: int, seed: int, start_step: int, first_row: int, num_rows: int, window: int
-    ) -> Dataset:
+    ) -> Iterator[Row]:
+        """See `Source`; `window` does not matter."""
+        read = functools.partial(self._read, of_split(self._records, "train"))
+        count = self.num_examples("train")
+        for epoch, index in random_access_rows(count, batch_size, seed, start_step, first_row, num_rows):
+            yield Row(index, epoch, functools.partial(read, index))
+
+    def eval_rows(self, split: str, start: int, stop: int) -> Iterator[Row]:
+        """See `Source`."""
+        read = functools.partial(self._read, of_split(self._records, split))
+        for index in range(start, stop):
+            yield Row(index, 0, functools.partial(read, index))
+
+    @staticmethod
+    def _read(records: Sequence[dict[str, Any]], index: int) -> tuple[bytes, int]:
+        try:
+            example = records[index]
+        except Exception as error:  # the reader's own kinds, of which none is an OSError
+            raise OSError(f"record {index}: {error}") from None
+        return example["image"], int(example["label"])
+
+    def _file_name(self, split: str, index: int, shard: int, record: int) -> str:
+        return self._records[split][index]["file_name"].decode()
+
+
+class TFRecordSource(_Records):
+    """Records in files that are only fast to read from start to end, by tf.data; see `StreamOrder`."""
+
+    def _file_name(self, split: str, index: int, shard: int, record: int) -> str:
+        tf = tensorflow()
+        (serialized,) = tf.data.TFRecordDataset(self._files[split][shard]).skip(record).take(1)
+        name = tf.io.parse_single_example(serialized, {"file_name": tf.io.FixedLenFeature([], tf.string)})
+        return name["file_name"].numpy().decode()
+
+    def train_rows(
+        self, batch_size: int, seed: int, start_step: int, first_row: int, num_rows: int, window: int
+    ) -> Iterator[Row]:
+        """See `Source`."""
         tf = tensorflow()
         order = StreamOrder(tuple(self._splits["train"].shard_lengths), batch_size, window)
         first_stream = first_row // order.rows
@@ -85,9 +148,10 @@ class RecordSource:
             surplus = first_row - first_stream * order.rows
             part = slice(surplus, surplus + num_rows)
             rows = steps.map(lambda step: tf.nest.map_structure(lambda column: column[part], step)).unbatch()
-        return rows
+        return self._rows(rows, num_rows)
 
-    def eval_rows(self, split: str, start: int, stop: int) -> Dataset:
+    def eval_rows(self, split: str, start: int, stop: int) -> Iterator[Row]:
+        """See `Source`."""
         tf = tensorflow()
         lengths = np.asarray(of_split(self._splits, split).shard_lengths, np.int64)
         starts = np.cumsum(lengths) - lengths
@@ -95,21 +159,33 @@ class RecordSource:
         take = np.clip(stop - starts, 0, lengths) - skip
         some = np.flatnonzero(take > 0)
         segments = tf.data.Dataset.from_tensor_slices((some, skip[some], take[some], (starts + skip)[some]))
-        return segments.interleave(
+        rows = segments.interleave(
             self._reader(split), cycle_length=16, block_length=16, num_parallel_calls=16, deterministic=True
         )
+        return self._rows(rows.map(lambda row: row | {"epoch": tf.constant(0, tf.int64)}), 64)
 
-    def parse(self, row: Row) -> tuple[Tensor, Tensor]:
-        features = self._builder.info.features
-        example = features.deserialize_example(row["record"], decoders={"image": tfds.decode.SkipDecoding()})
-        return example["image"], example["label"]
+    def _rows(self, records: Dataset, at_once: int) -> Iterator[Row]:
+        """The stream's elements, of which `at_once` are handed over from TensorFlow at a time."""
+        tf = tensorflow()
+        features, undecoded = self._builder.info.features, {"image": tfds.decode.SkipDecoding()}
 
-    def _locate(self, split, index):
-        ends = np.cumsum(of_split(self._splits, split).shard_lengths)
-        shard = int(np.searchsorted(ends, index, side="right"))
-        return shard, int(index - (ends[shard - 1] if shard else 0))
+        def parse(row: dict[str, Any]) -> tuple[Any, ...]:
+            example = features.deserialize_example(row["record"], decoders=undecoded)
+            return row["index"], row["epoch"], example["image"], example["label"]
 
-    def _reader(self, split):
+        options = tf.data.Options()
+        options.deterministic = True
+        options.threading.max_intra_op_parallelism = 1
+        batches = records.map(parse, num_parallel_calls=2).batch(at_once).prefetch(1).with_options(options)
+        read_error = tf.errors.OpError  # looked up now: at the interpreter's exit the module may be gone
+        try:
+            for batch in batches.as_numpy_iterator():
+                for index, epoch, image, label in zip(*batch, strict=True):
+                    yield Row(int(index), int(epoch), functools.partial(_keep, image, int(label)))
+        except read_error as error:
+            raise OSError(error.message.splitlines()[0]) from None
+
+    def _reader(self, split: str) -> Callable[..., Dataset]:
         """Function from a segment (shard, skip, take, index of its first record) to its records."""
         tf = tensorflow()
         files = tf.constant(self._files[split])
@@ -124,6 +200,10 @@ class RecordSource:
             )
 
         return read
+
+
+def _keep(image: bytes, label: int) -> tuple[bytes, int]:
+    return image, label
 
 
 def imagenet_builder(data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:

@@ -1,13 +1,25 @@
 """What a data set is to the pipeline."""
 
-from collections.abc import Mapping
-from typing import Protocol, TypeVar
-
-from eca_jax.data.runtime import Dataset, Row, Tensor
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, Protocol, TypeVar
 
 SPLITS = ("train", "validation")
 
 T = TypeVar("T")
+
+
+class Row(NamedTuple):
+    """An example in its place in the order, not yet decoded.
+
+    Attributes:
+      index: of the example in its split.
+      epoch: of the run; 0 in evaluation.
+      read: returns the image file's bytes and the label; OSError where the storage fails. Called from any thread.
+    """
+
+    index: int
+    epoch: int
+    read: Callable[[], tuple[bytes, int]]
 
 
 class Source(Protocol):
@@ -25,17 +37,15 @@ class Source(Protocol):
 
     def train_rows(
         self, batch_size: int, seed: int, start_step: int, first_row: int, num_rows: int, window: int
-    ) -> Dataset:
-        """Endless tf.data stream of encoded rows, `num_rows` of each global batch from `first_row` on.
+    ) -> Iterator[Row]:
+        """Endless: `num_rows` rows of each global batch from `first_row` on, the batch of step `start_step` first.
 
-        Elements are dicts with int64 "index" (of the example in the split) and "epoch", and what `parse` needs.
+        A pure function of its arguments. What lies before `start_step` is not read. `window` bounds the examples that
+        are shuffled with each other where storage is sequential. OSError where the storage fails.
         """
 
-    def eval_rows(self, split: str, start: int, stop: int) -> Dataset:
-        """tf.data stream of the encoded examples `start` to `stop` - 1, each once, in a fixed order."""
-
-    def parse(self, row: Row) -> tuple[Tensor, Tensor]:
-        """(encoded image, label) of one row: string scalar, integer scalar."""
+    def eval_rows(self, split: str, start: int, stop: int) -> Iterator[Row]:
+        """The examples `start` to `stop` - 1, each once, in a fixed order. OSError where the storage fails."""
 
 
 def of_split(table: Mapping[str, T], split: str) -> T:
