@@ -65,7 +65,7 @@ def torch_forms(x: np.ndarray, kernel: np.ndarray, g: np.ndarray, window: Window
     padding = [low for low, _ in window.padding]
     rest = (None, window.stride, padding, window.dilation, False, [0, 0], window.groups)
 
-    def backward(mask):
+    def backward(mask: list[bool]) -> Callable[[], Any]:
         return lambda: torch.ops.aten.convolution_backward(g, x, kernel, *rest, mask)
 
     return {

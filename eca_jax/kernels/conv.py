@@ -6,7 +6,7 @@ are made of the same three.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
@@ -33,12 +33,15 @@ def conv2d(
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:
     """3 -> (3, 3)"""
-    return (value, value) if isinstance(value, int) else tuple(value)
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def pads(padding: int | Sequence[Sequence[int]]) -> tuple[tuple[int, int], tuple[int, int]]:
     """1 -> ((1, 1), (1, 1)), pixels before and after in each dimension."""
-    return ((padding, padding),) * 2 if isinstance(padding, int) else tuple(map(tuple, padding))
+    if isinstance(padding, int):
+        return ((padding, padding), (padding, padding))
+    (top, bottom), (left, right) = padding
+    return ((top, bottom), (left, right))
 
 
 def _plain(x: jax.Array, kernel: jax.Array, *, window: Window, differentiated: bool) -> jax.Array:
@@ -63,7 +66,9 @@ def _convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     return conv2d_p.bind(x, kernel, window=window, differentiated=False)
 
 
-def _jvp(primals, tangents, *, window, differentiated):
+def _jvp(
+    primals: Sequence[Any], tangents: Sequence[Any], *, window: Window, differentiated: bool
+) -> tuple[jax.Array, jax.Array]:
     (x, kernel), (dx, dkernel) = primals, tangents
     y = conv2d_p.bind(x, kernel, window=window, differentiated=True)
     if isinstance(dx, ad.Zero):
@@ -108,7 +113,8 @@ def convolutions(jaxpr: core.Jaxpr) -> Iterator[Convolution]:
     """Every `conv2d` of a traced program, nested programs included, in order."""
     for equation in jaxpr.eqns:
         if equation.primitive is conv2d_p:
-            shapes = (variable.aval.shape for variable in (*equation.invars, *equation.outvars))
-            yield Convolution(*shapes, equation.params["window"])
+            variables: Sequence[Any] = (*equation.invars, *equation.outvars)
+            x, kernel, y = (variable.aval.shape for variable in variables)
+            yield Convolution(x, kernel, y, equation.params["window"])
         for inner in core.jaxprs_in_params(equation.params):
             yield from convolutions(inner)

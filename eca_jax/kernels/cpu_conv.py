@@ -68,9 +68,10 @@ def kernel_gradient(x: jax.Array, g: jax.Array, *, window: Window, shape: Shape)
     return form_for(x.shape, shape, window).kernel_gradient(*_wide(x, g), window, shape).astype(x.dtype)
 
 
-def _wide(*arrays: jax.Array) -> list[jax.Array]:
+def _wide(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A CPU has no fast kernels for 16 bits."""
-    return [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in arrays]
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return x.astype(dtype), y.astype(dtype)
 
 
 # A 1x1 convolution is a matrix product of the pixels that the stride meets.
@@ -80,30 +81,30 @@ def _met(x: jax.Array, window: Window) -> jax.Array:
     return x[:, :: window.stride[0], :: window.stride[1]]
 
 
-def _matmul_forward(x, kernel, window):
+def _matmul_forward(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     return matmul(_met(x, window), kernel[0, 0])
 
 
-def _matmul_input_gradient(g, kernel, window, shape):
+def _matmul_input_gradient(g: jax.Array, kernel: jax.Array, window: Window, shape: Shape) -> jax.Array:
     # For JAX's own transpose in the kernel XLA writes all of g out again, transposed: up to four times the time.
     dx = matmul(g, kernel[0, 0].T)
     return jax.linear_transpose(lambda x: _met(x, window), jax.ShapeDtypeStruct(shape, g.dtype))(dx)[0]
 
 
-def _matmul_kernel_gradient(x, g, window, shape):
+def _matmul_kernel_gradient(x: jax.Array, g: jax.Array, window: Window, shape: Shape) -> jax.Array:
     return outer(_met(x, window), g)[None, None]
 
 
 # A depthwise convolution is a sum of shifted multiply-adds.
 
 
-def _depthwise_forward(x, kernel, window):
-    taps, channels = kernel.shape[:2], kernel.shape[-1]
-    shifted = shifts(x, taps, window.stride, window.padding)
+def _depthwise_forward(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    height, width, _, channels = kernel.shape
+    shifted = shifts(x, (height, width), window.stride, window.padding)
     return sum(v * tap for v, tap in zip(shifted, kernel.reshape(-1, channels), strict=True))
 
 
-def _depthwise_input_gradient(g, kernel, window, shape):
+def _depthwise_input_gradient(g: jax.Array, kernel: jax.Array, window: Window, shape: Shape) -> jax.Array:
     # The transpose is a convolution of g, spread out by the stride, with the kernel turned round.
     sizes = zip(kernel.shape[:2], window.padding, shape[1:3], g.shape[1:3], window.stride, strict=True)
     pads = [(k - 1 - low, n + low - (m - 1) * s - 1, s - 1) for k, (low, _), n, m, s in sizes]
@@ -111,18 +112,18 @@ def _depthwise_input_gradient(g, kernel, window, shape):
     return _depthwise_forward(spread, kernel[::-1, ::-1], Window())
 
 
-def _depthwise_kernel_gradient(x, g, window, shape):
+def _depthwise_kernel_gradient(x: jax.Array, g: jax.Array, window: Window, shape: Shape) -> jax.Array:
     # A reduction over (N,H,W) runs in scalar code on one core; sums of arrays run in vectors on all. So add up a few
     # examples at a time into [H',W',C] accumulators, one a tap, and reduce those.
     count = math.gcd(len(x), 4)
-    taps = shape[:2]
+    height, width, _, _ = shape
 
-    def accumulate(sums, examples):
+    def accumulate(sums: list[jax.Array], examples: tuple[jax.Array, jax.Array]) -> tuple[list[jax.Array], None]:
         x, g = examples
-        shifted = shifts(x, taps, window.stride, window.padding)
+        shifted = shifts(x, (height, width), window.stride, window.padding)
         return [s + sum(v[n] * g[n] for n in range(count)) for s, v in zip(sums, shifted, strict=True)], None
 
-    zeros = [jnp.zeros_like(g[0])] * (taps[0] * taps[1])
+    zeros = [jnp.zeros_like(g[0])] * (height * width)
     sums, _ = lax.scan(accumulate, zeros, (split(x, len(x) // count), split(g, len(g) // count)))
     return jnp.stack([jnp.sum(s, axis=(0, 1)) for s in sums]).reshape(shape)
 
@@ -131,7 +132,7 @@ def _depthwise_kernel_gradient(x, g, window, shape):
 # meet the same taps need no zeros.
 
 
-def _strided_input_gradient(g, kernel, window, shape):
+def _strided_input_gradient(g: jax.Array, kernel: jax.Array, window: Window, shape: Shape) -> jax.Array:
     turned = jnp.swapaxes(kernel, 2, 3)
     rows, columns = (
         [_phase(r, *sizes) for r in range(sizes[-1])]

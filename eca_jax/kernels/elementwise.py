@@ -1,5 +1,8 @@
 """The end of a residual block."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.interpreters import ad
@@ -26,7 +29,7 @@ def _ending_in_a_sum(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.maximum(x, -y) + y
 
 
-def _jvp(primals, tangents):
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
     z = _add_relu_p.bind(*primals)
     tangent = ad.add_tangents(*tangents)
     return z, jnp.where(z > 0, tangent, jnp.zeros_like(tangent))

@@ -1,10 +1,14 @@
 """The two means that a BatchNorm with a gate behind it needs: of each example, and of a group of examples."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.interpreters import ad
 
-from eca_jax.kernels.platform import apply, primitive
+from eca_jax.kernels.platform import Form, apply, primitive
+from eca_jax.kernels.xla_conv import Shape
 
 
 def means(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -25,8 +29,8 @@ def _side_by_side(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.mean(x, axis=(2, 3)), jnp.mean(x, axis=(1, 2, 3))
 
 
-def _transposed(form):
-    def transpose(*cotangents, shape):
+def _transposed(form: Form) -> Form:
+    def transpose(*cotangents: jax.Array, shape: Shape) -> jax.Array:
         x = jax.ShapeDtypeStruct(shape, cotangents[0].dtype)
         return jax.linear_transpose(form, x)(cotangents)[0]
 
@@ -37,7 +41,7 @@ _means_p = primitive("means", _one_of_the_other, multiple_results=True, tpu=_sid
 _spread_p = primitive("means_spread", _transposed(_one_of_the_other), tpu=_transposed(_side_by_side))
 
 
-def _means_transpose(cotangents, x):
+def _means_transpose(cotangents: Sequence[Any], x: Any) -> list[jax.Array]:
     return [_spread_p.bind(*map(ad.instantiate_zeros, cotangents), shape=x.aval.shape)]
 
 

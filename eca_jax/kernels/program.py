@@ -66,9 +66,9 @@ class Program:
     def _devices(self, leaves: list[Any]) -> tuple[str, int]:
         """Platform and number of the devices to compile for."""
         for sharding in (*self._shardings, *_shardings(leaves)):
-            devices = sharding.device_set
+            devices: set[Any] = sharding.device_set
             return next(iter(devices)).platform, len(devices)
-        device = jax.config.jax_default_device
+        device = jax.config.values["jax_default_device"]
         if device is None:
             return jax.default_backend(), 1
         return device if isinstance(device, str) else device.platform, 1

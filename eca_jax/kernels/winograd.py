@@ -45,7 +45,8 @@ def input_gradient(g: jax.Array, kernel: jax.Array, window: Window, shape: Shape
     # its transform, where the products take it as it is: before, that took as long as all else at 512 channels and 7x7.
     turned = _transform(_KERNEL, [list(row) for row in kernel[::-1, ::-1]])
     kernels = [[k.T for k in row] for row in turned]
-    return _in_cache(g, kernels, tuple((2 - low, 2 - high) for low, high in window.padding))
+    (top, bottom), (left, right) = window.padding
+    return _in_cache(g, kernels, ((2 - top, 2 - bottom), (2 - left, 2 - right)))
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, window: Window, shape: Shape) -> jax.Array:
@@ -53,7 +54,7 @@ def kernel_gradient(x: jax.Array, g: jax.Array, window: Window, shape: Shape) ->
     _, height, width, features = g.shape
     parts = _parts(x)
 
-    def accumulate(sums, part):
+    def accumulate(sums: Grid, part: tuple[jax.Array, jax.Array]) -> tuple[Grid, None]:
         x, g = part
         pixels = shifts(g, (2, 2), (2, 2), ((0, height % 2), (0, width % 2)))
         outputs = _transform(_transposed(_OUTPUT), [pixels[:2], pixels[2:]])
@@ -100,7 +101,7 @@ def _tiles(x: jax.Array, height: int, width: int, padding: Padding) -> Grid:
 def _transform(matrix: Sequence[Sequence[float]], grid: Grid) -> Grid:
     """matrix @ grid @ matrix.T for a grid of arrays, without the multiplications by 0 and 1."""
 
-    def combine(coefficients, arrays):
+    def combine(coefficients: Sequence[float], arrays: Sequence[jax.Array]) -> jax.Array:
         terms = [a if c == 1 else -a if c == -1 else c * a for c, a in zip(coefficients, arrays, strict=True) if c]
         return sum(terms[1:], terms[0])
 

@@ -6,7 +6,6 @@
 import math
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,7 +186,7 @@ class Estimate:
     unestimated: list[str]  # operations that the compiler gives no cycles for
 
 
-def compile_for(slice_: Slice, function: Callable, *arguments: Any) -> tuple[Any, Estimate]:
+def compile_for(slice_: Slice, function: Any, *arguments: Any) -> tuple[Any, Estimate]:
     """Compile a jitted `function` of `arguments` (ShapeDtypeStructs) whose shardings lie on `slice_.mesh()`.
 
     Returns (compiled program, its Estimate). Raises DoesNotFit where the chip's memory is too small.

@@ -61,7 +61,7 @@ def evaluate_weights(task: Task, variables: Variables, batch_size: int) -> dict[
     return metrics
 
 
-def make_outputs(task: Task, mesh: Mesh) -> jax.stages.Wrapped:
+def make_outputs(task: Task, mesh: Mesh) -> kernels.Program:
     """`task.outputs`, jitted: weights on every device of the mesh, batches and results split over them."""
     split = sharding.split(mesh)
     return kernels.jit(task.outputs, rows=1, in_shardings=(sharding.replicated(mesh), split), out_shardings=split)

@@ -288,7 +288,8 @@ def _compile(program: Program, progress: Progress) -> Any:
     """The train step, compiled before any data is read, so that what does not fit fails at once."""
     started = time.monotonic()
     compiled = program.train_step.lower(program.state, program.batch).compile()
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    memory: Any = compiled.memory_analysis()
+    costs: Any = compiled.cost_analysis()
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     progress.say(
         f"train step compiled in {time.monotonic() - started:.1f} s: {used / 2**30:.2f} GiB of memory and "

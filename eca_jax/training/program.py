@@ -40,8 +40,8 @@ class Program:
     mesh: Mesh
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
-    train_step: jax.stages.Wrapped
-    outputs: jax.stages.Wrapped
+    train_step: kernels.Program
+    outputs: kernels.Program
     init: Callable[[], TrainState]
 
 
