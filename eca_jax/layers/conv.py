@@ -34,6 +34,7 @@ class Conv(nn.Module):
     Attributes:
       padding: pixels on each side; None means `kernel_size // 2`.
       dtype: of the computation and the result; parameters stay float32.
+      bias_init: None is PyTorch's default.
     """
 
     features: int
@@ -44,6 +45,7 @@ class Conv(nn.Module):
     use_bias: bool = False
     dtype: Dtype = jnp.float32
     kernel_init: Initializer = kaiming_fan_out
+    bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, with_mean: bool = False) -> jax.Array | tuple[jax.Array, jax.Array]:
@@ -66,7 +68,8 @@ class Conv(nn.Module):
         )
         bias = None
         if self.use_bias:
-            bias = self.param("bias", torch_uniform(k * k * channels // self.groups), (self.features,), jnp.float32)
+            bias_init = self.bias_init or torch_uniform(k * k * channels // self.groups)
+            bias = self.param("bias", bias_init, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)
         if not with_mean:
             return y

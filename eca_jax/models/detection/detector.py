@@ -1,0 +1,84 @@
+"""What every detector here has in common: a backbone by name, a pyramid, and images of several sizes on a canvas."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from eca_jax.layers.fpn import FPN
+from eca_jax.models.detection.canvas import Canvas, valid_area
+from eca_jax.models.detection.rules import Rules, rules
+from eca_jax.models.registry import create_model
+
+Detections = dict[str, jax.Array]
+# Objects of N images, at most G each: `boxes` float32 [N, G, 4] in pixels of the canvas, `labels` int32 [N, G] from 1,
+# `valid` bool [N, G]; for masks also `masks` [N, G, R, C] of 0 and 1, of the area `mask_boxes` [N, G, 4] (where that
+# is missing, of the box).
+Truths = dict[str, jax.Array]
+
+
+class Detector(nn.Module, kw_only=True):
+    """Base of the detectors. `detector(images, sizes)` -> detections.
+
+    Images are float [N, H, W, 3], normalised, each in the upper left corner of its array ("canvas") of multiples of
+    32; what lies beyond an image is ignored. Every image is detected as if it were alone. BatchNorm runs by its
+    statistics, always.
+
+    Detections, best first, padded to a fixed number K: `boxes` float32 [N, K, 4] in pixels of the canvas, `scores`
+    [N, K], `labels` int32 [N, K], `valid` bool [N, K], and of Mask R-CNN `masks` float32 [N, K, 28, 28], probabilities
+    within the box.
+
+    Attributes:
+      backbone: name of a model that has `features_only`.
+      backbone_options: of the backbone, as for `create_model`.
+      kernel_sizes: of a backbone with ECA; None is the backbone's own.
+      num_classes: with the background, class 0.
+      rules: "torchvision", "torchvision_v1" or "mmdet1"; see `Rules`.
+      dtype: of the computation; parameters, boxes and scores are float32.
+    """
+
+    backbone: str = "resnet50"
+    backbone_options: Mapping[str, Any] | None = None
+    kernel_sizes: tuple[int, ...] | str | None = None
+    num_classes: int = 91
+    rules: str = "torchvision"
+    dtype: Any = jnp.float32
+
+    @property
+    def preset(self) -> Rules:
+        """The numbers that `rules` names. Raises ValueError for an unknown name."""
+        return rules(self.rules)
+
+    def setup(self) -> None:
+        options = dict(self.backbone_options or {})
+        if self.kernel_sizes is not None:
+            options["kernel_sizes"] = self.kernel_sizes
+        body = create_model(self.backbone, features_only=True, dtype=self.dtype, **options)
+        self.body = body.clone(name="backbone")
+        self.fpn = self._pyramid()
+
+    def _pyramid(self) -> FPN:
+        raise NotImplementedError
+
+    # The backbone's stages that the pyramid is built on, from the one of this index (strides 4, 8, 16, 32).
+    first_stage = 0
+
+    def pyramid(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[tuple[jax.Array, ...], Canvas]:
+        """The pyramid's levels [N, h, w, 256], and the canvas.
+
+        Args:
+          images: [N, H, W, 3].
+          sizes: int32 [N, 2], each image's height and width; None where the images fill the array.
+
+        Raises:
+          ValueError: H or W is no multiple of 32.
+        """
+        count, height, width, _ = images.shape
+        if sizes is None:
+            sizes = jnp.full((count, 2), jnp.array([height, width], jnp.int32))
+        canvas = Canvas((height, width), sizes)
+        images = jnp.where(canvas.inside(images, sizes), images, jnp.zeros((), images.dtype))
+        with valid_area(canvas):
+            return self.fpn(self.body(images, train=False)[self.first_stage :]), canvas
