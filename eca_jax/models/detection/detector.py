@@ -55,8 +55,7 @@ class Detector(nn.Module, kw_only=True):
         options = dict(self.backbone_options or {})
         if self.kernel_sizes is not None:
             options["kernel_sizes"] = self.kernel_sizes
-        body = create_model(self.backbone, features_only=True, dtype=self.dtype, **options)
-        self.body = body.clone(name="backbone")
+        self.body = create_model(self.backbone, features_only=True, dtype=self.dtype, **options)
         self.fpn = self._pyramid()
 
     def _pyramid(self) -> FPN:

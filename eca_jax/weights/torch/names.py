@@ -12,6 +12,7 @@ How a tensor is transposed follows from the kind of the parameter (`LAYOUTS`), n
 """
 
 import dataclasses
+import math
 import re
 from typing import NamedTuple
 
@@ -50,18 +51,48 @@ class Layout(NamedTuple):
         return np.transpose(kept, [self.axes.index(axis) for axis in range(len(self.axes))])
 
 
+class CropLayout(Layout):
+    """Of a dense layer on crops of 7x7, which PyTorch flattens to one axis: channels, rows, columns."""
+
+    side = 7
+
+    def torch_shape(self, shape: Shape) -> Shape:
+        first, *rest = super().torch_shape(shape)
+        return first, math.prod(rest)
+
+    def flax_shape(self, shape: Shape) -> Shape | None:
+        if len(shape) != 2 or shape[1] % self.side**2:
+            return None
+        return super().flax_shape(self._unflattened(shape))
+
+    def to_flax(self, tensor: np.ndarray) -> np.ndarray:
+        return super().to_flax(tensor.reshape(self._unflattened(tensor.shape)))
+
+    def _unflattened(self, shape: Shape) -> Shape:
+        return shape[0], shape[1] // self.side**2, self.side, self.side
+
+
 # By the parameter's name in Flax and its number of axes; whatever is not here has the same axes in both.
 LAYOUTS = {
     ("kernel", 4): Layout((3, 2, 0, 1)),  # convolution, depthwise and grouped too: HWIO, OIHW
     ("kernel", 3): Layout((2, 1, 0)),  # convolution along channels: (k, I, O), (O, I, k)
     ("kernel", 2): Layout((1, 0)),  # dense: (in, out), (out, in)
     ("gain", 1): Layout((0,), trailing=3),  # of weight-standardised convolutions: (O,), (O, 1, 1, 1)
+    ("upsample_kernel", 4): Layout((2, 3, 0, 1)),  # transposed convolution: HWIO, IOHW
+    ("crop_kernel", 4): CropLayout((3, 2, 0, 1)),  # dense on crops: (S, S, C, out), (out, C * S * S)
 }
 # A dense layer that the original writes as a 1x1 convolution: (in, out), (out, in, 1, 1).
 POINTWISE = Layout((1, 0), trailing=2)
 
 # Names of the tensors within a module; any other name is the same in both.
-LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+LEAVES = {
+    "kernel": "weight",
+    "upsample_kernel": "weight",
+    "crop_kernel": "weight",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 
 # BatchNorm's count of training batches, an int64 scalar that PyTorch keeps beside the running statistics and that
 # nothing here uses. Variables hold it only where it came along with PyTorch tensors and is not zero.
