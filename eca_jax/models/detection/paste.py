@@ -1,0 +1,42 @@
+"""Masks of detections, within their boxes, as masks of the image: on the host, in NumPy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def paste(mask: np.ndarray, box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+    """float32 [h, w]: probabilities of one object [M, M] at its box x1 y1 x2 y2 in an image of `size` (h, w).
+
+    As torchvision's `paste_masks_in_image`: a ring of zeros around the mask, the box enlarged by as much and truncated
+    to integers, then bilinear interpolation over its pixels, the last one included.
+    """
+    cells = mask.shape[0]
+    ringed = np.pad(mask.astype(np.float32), 1)
+    x1, y1, x2, y2 = _enlarged(np.asarray(box, np.float32), np.float32((cells + 2) / cells))
+    width, height = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)
+    left, right = max(x1, 0), min(x2 + 1, size[1])
+    top, bottom = max(y1, 0), min(y2 + 1, size[0])
+    result = np.zeros(size, np.float32)
+    if right > left and bottom > top:
+        rows = _interpolation(cells + 2, height)[top - y1 : bottom - y1]
+        columns = _interpolation(cells + 2, width)[left - x1 : right - x1]
+        result[top:bottom, left:right] = rows @ ringed @ columns.T
+    return result
+
+
+def _enlarged(box: np.ndarray, scale: np.float32) -> tuple[int, ...]:
+    half = (box[2:] - box[:2]) * np.float32(0.5) * scale
+    centre = (box[2:] + box[:2]) * np.float32(0.5)
+    return tuple(int(value) for value in (*(centre - half), *(centre + half)))
+
+
+def _interpolation(have: int, count: int) -> np.ndarray:
+    """[count, have]: bilinear, half-pixel middles, edges clamped."""
+    place = np.maximum((np.arange(count) + 0.5) * (have / count) - 0.5, 0)
+    low = np.minimum(place.astype(np.int64), have - 1)
+    share = (place - low).astype(np.float32)
+    matrix = np.zeros((count, have), np.float32)
+    matrix[np.arange(count), low] += 1 - share
+    matrix[np.arange(count), np.minimum(low + 1, have - 1)] += share
+    return matrix

@@ -1,0 +1,202 @@
+"""Detection and instance segmentation: the detectors' own losses, COCO's figures."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eca_jax.config import plain
+from eca_jax.data import objects
+from eca_jax.data.batch import IMAGE, MASK
+from eca_jax.data.objects import BOXES, LABELS, MASKS, NUMBER, SCALE, SIZE, VALID, Layout
+from eca_jax.data.sources.coco import CocoSource, ObjectSource
+from eca_jax.data.sources.shapes import ShapesSource
+from eca_jax.models import Preprocessing, create_model, preprocessing
+from eca_jax.models.detection.detector import Detector
+from eca_jax.models.detection.rcnn import MaskRCNN
+from eca_jax.models.detection.rules import rules
+from eca_jax.models.inputs import normalize
+from eca_jax.sharding import Shard
+from eca_jax.tasks.coco import CocoMeter
+from eca_jax.tasks.task import Batch, HostBatch, Sums, Variables
+from eca_jax.tasks.warm_start import from_weights
+from eca_jax.weights.card import Card
+
+# So that COCO need not be here for a plan: training images with objects.
+NOMINAL_EXAMPLES = {"coco": 117_266}
+MASK_CROP = 112
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detection:
+    """A `Task`.
+
+    Attributes:
+      model: a detector.
+      description: the card, but for the names of the data's classes.
+      batch_size: examples in a global batch.
+      open_source: opens the data; called once, when they are needed.
+      layout: of the batches.
+      flip, seed: see `eca_jax.data.objects.train_batches`.
+      init_from: weights to start from; "" for none.
+    """
+
+    model: Detector
+    description: Card
+    batch_size: int
+    open_source: Callable[[], ObjectSource]
+    layout: Layout
+    flip: bool = True
+    seed: int = 0
+    init_from: str = ""
+    nominal_examples: int | None = None
+
+    best = "box_ap"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Detection":
+        """The task of a recipe; see `eca_jax.default_config` for its keys.
+
+        Raises:
+          ValueError: unknown model, override, data set or dtype, or a canvas that is no multiple of 32.
+        """
+        if config["dtype"] not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be 'float32' or 'bfloat16', not {config['dtype']!r}")
+        overrides = {key: value for key, value in plain(config["model_overrides"]).items() if value is not None}
+        options = {"num_classes": config["num_classes"], **overrides}
+        model = create_model(config["model"], dtype=jnp.dtype(config["dtype"]), **options)
+        if not isinstance(model, Detector):
+            raise ValueError(f"{config['model']} is no detector, which task 'detection' trains")
+        how, shape = preprocessing(config["model"]), plain(config["detection"])
+        short = config["image_size"] or how.image_size
+        how = dataclasses.replace(how, image_size=short)
+        if any(side % 32 for side in shape["canvas"]):
+            raise ValueError(f"canvas={tuple(shape['canvas'])} has to be of multiples of 32")
+        return cls(
+            model=model,
+            description=Card(config["model"], options, how, task="detection", best=cls.best),
+            batch_size=config["batch_size"],
+            open_source=functools.partial(open_source, config["dataset"], config["data_dir"], model, shape["canvas"]),
+            layout=Layout(
+                tuple(shape["canvas"]),
+                short,
+                long_side(how),
+                shape["objects"],
+                MASK_CROP if isinstance(model, MaskRCNN) else 0,
+            ),
+            flip=config["flip"],
+            seed=config["seed"],
+            init_from=config["init_from"],
+            nominal_examples=NOMINAL_EXAMPLES.get(config["dataset"]),
+        )
+
+    @property
+    def name(self) -> str:
+        return self.description.model
+
+    @functools.cached_property
+    def source(self) -> ObjectSource:
+        """The data. Raises ValueError or OSError where they cannot be used; one line."""
+        source = self.open_source()
+        if self.model.num_classes < len(source.class_names):
+            count = len(source.class_names)
+            raise ValueError(
+                f"num_classes={self.model.num_classes}, but {source.name} has {count} with the background: "
+                f"set num_classes={count}"
+            )
+        return source
+
+    @property
+    def card(self) -> Card:
+        names = tuple(self.source.class_names)
+        return dataclasses.replace(self.description, class_names=names)
+
+    @property
+    def train_examples(self) -> int:
+        return len(self.source.examples("train"))
+
+    @property
+    def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        count, layout = self.batch_size, self.layout
+        rows = objects.blank(layout)
+        return {key: jax.ShapeDtypeStruct((count, *np.shape(row)), np.asarray(row).dtype) for key, row in rows.items()}
+
+    def init(self, key: jax.Array) -> Variables:
+        return dict(self.model.init(key, jnp.zeros((1, 64, 64, 3)), train=False))
+
+    def warm_start(self, fresh: Variables) -> tuple[Variables, str] | None:
+        return from_weights(self.init_from, self.description, fresh) if self.init_from else None
+
+    def loss(self, variables: Variables, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Variables, Sums]]:
+        """The sum of the detector's losses; "loss" and each loss by its name, times "count"."""
+        counts = batch[MASK] > 0
+        truths = {name: batch[name] for name in (BOXES, LABELS, VALID, MASKS) if name in batch}
+        truths[VALID] = truths[VALID] & counts[:, None]
+        losses: Any = self.model.apply(variables, self._pixels(batch), batch[SIZE], truths, key, method="losses")
+        loss = sum(losses.values())
+        count = jnp.sum(batch[MASK])
+        return loss, ({}, {"loss": loss * count, "count": count})
+
+    def outputs(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """Detections in pixels of the original images, and which images they are of."""
+        found: Any = self.model.apply(variables, self._pixels(batch), batch[SIZE])
+        boxes = found["boxes"] / jnp.tile(batch[SCALE][:, ::-1], 2)[:, None]
+        kept = {key: found[key] for key in ("scores", "labels", "valid", "masks") if key in found}
+        return {"boxes": boxes, **kept, NUMBER: batch[NUMBER], MASK: batch[MASK]}
+
+    def train_batches(self, start_step: int, shard: Shard) -> Iterator[HostBatch]:
+        return objects.train_batches(
+            self.source,
+            self.layout,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=start_step,
+            flip=self.flip,
+            process_index=shard.index,
+            process_count=shard.count,
+        )
+
+    def eval_batches(self, split: str, shard: Shard) -> Iterator[HostBatch]:
+        without_masks = dataclasses.replace(self.layout, mask_size=0)
+        return objects.eval_batches(
+            self.source,
+            split,
+            without_masks,
+            batch_size=self.batch_size,
+            process_index=shard.index,
+            process_count=shard.count,
+        )
+
+    def meter(self) -> CocoMeter:
+        return CocoMeter(self.source, "validation", self.model.preset.offset)
+
+    def describe(self, metrics: Mapping[str, Any]) -> str:
+        masks = f", mask AP {metrics['mask_ap']:.1%}" if "mask_ap" in metrics else ""
+        return f"box AP {metrics['box_ap']:.1%}{masks}"
+
+    def _pixels(self, batch: Batch) -> jax.Array:
+        how = self.description.preprocessing
+        return normalize(batch[IMAGE], how.mean, how.std, self.model.dtype)
+
+
+def long_side(how: Preprocessing) -> int:
+    """Pixels that the long side is resized to at most: 1333 for a short side of 800."""
+    return how.image_size * 5 // 3
+
+
+def open_source(dataset: str, data_dir: str, model: Detector, canvas: tuple[int, int]) -> ObjectSource:
+    """The data set of a recipe: "coco", a folder in its layout, or "shapes", drawn to fill the canvas.
+
+    Raises ValueError for another name, and as `CocoSource` does.
+    """
+    if dataset == "shapes":
+        return ShapesSource(tuple(canvas))
+    if dataset != "coco":
+        raise ValueError(f"unknown dataset {dataset!r} of objects: choose coco or shapes")
+    if not data_dir:
+        raise ValueError("dataset 'coco' needs data_dir: a folder with annotations/instances_train2017.json")
+    return CocoSource(data_dir, by_order=rules(model.rules).name == "mmdet1")
