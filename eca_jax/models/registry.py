@@ -19,12 +19,15 @@ class Entry:
     Attributes:
       build: called with the fields of the module to override; returns the module.
       preprocessing: of its published weights.
-      weights_format: whose PyTorch names its weights have: "ecanet" (the release), "torchvision" or "timm".
+      weights_format: whose PyTorch names its weights have: "ecanet" (the release), "torchvision" or "timm"; of
+        detectors "torchvision_detection" or "mmdet1".
+      task: what the model is for.
     """
 
     build: Callable[..., nn.Module]
     preprocessing: Preprocessing
     weights_format: str
+    task: str = "classification"
 
 
 # Fields of every module that are not of the model itself.
@@ -39,11 +42,12 @@ def register(
     *,
     weights_format: str,
     preprocessing: Preprocessing | None = None,
+    task: str = "classification",
 ) -> None:
     """Adds a model under `name`; see `Entry`."""
     if name in _ENTRIES:
         raise ValueError(f"model {name!r} is registered twice")
-    _ENTRIES[name] = Entry(build, preprocessing or Preprocessing(), weights_format)
+    _ENTRIES[name] = Entry(build, preprocessing or Preprocessing(), weights_format, task)
 
 
 def entry(name: str) -> Entry:
@@ -59,9 +63,9 @@ def entry(name: str) -> Entry:
     return _ENTRIES[name]
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the models that match a shell pattern, sorted."""
-    return sorted(fnmatch.filter(_ENTRIES, pattern))
+def list_models(pattern: str = "*", *, task: str | None = None) -> list[str]:
+    """Names of the models that match a shell pattern, of one task or (None) of all, sorted."""
+    return sorted(name for name in fnmatch.filter(_ENTRIES, pattern) if task in (None, _ENTRIES[name].task))
 
 
 def preprocessing(name: str) -> Preprocessing:
@@ -69,12 +73,13 @@ def preprocessing(name: str) -> Preprocessing:
     return entry(name).preprocessing
 
 
-def create_model(name: str, *, num_classes: int = 1000, dtype: Any = jnp.float32, **overrides: Any) -> nn.Module:
+def create_model(name: str, *, num_classes: int | None = None, dtype: Any = jnp.float32, **overrides: Any) -> nn.Module:
     """Builds a model by name.
 
     Args:
       name: one of `list_models()`.
-      num_classes: outputs of the classifier; 0 makes the model return pooled features.
+      num_classes: outputs of the classifier; 0 makes the model return pooled features. None is 1000, and of detectors
+        those of COCO with the background.
       dtype: of the computation; parameters, statistics and logits are float32.
       **overrides: fields of the module, such as `kernel_sizes=(3, 5, 5, 7)`, `small_images=True`,
         `bn_group_size=64`, `features_only=True` or `fold=False`.
@@ -88,7 +93,8 @@ def create_model(name: str, *, num_classes: int = 1000, dtype: Any = jnp.float32
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
             raise ValueError(f"{name} has no option {key!r}: {hint}")
-    return build(num_classes=num_classes, dtype=dtype, **overrides)
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    return build(dtype=dtype, **classes, **overrides)
 
 
 def accepts(name: str, option: str) -> bool:

@@ -64,7 +64,7 @@ def randomize(model):
                 value.copy_(0.3 * noise + 1 if name.endswith("weight") else 0.3 * noise)
             else:
                 value.copy_(noise * (1.4 / np.sqrt(value[0].numel())))
-        for name, scale in {"bbox_pred": 0.1, "bbox_reg": 0.03, "cls_logits": 0.3, "cls_score": 0.5}.items():
+        for name, scale in {"bbox_pred": 0.03, "bbox_reg": 0.03, "cls_logits": 0.03, "cls_score": 0.02}.items():
             for key, value in model.state_dict().items():
                 if f"{name}.weight" in key:
                     value.mul_(scale)

@@ -61,6 +61,21 @@ class Detector(nn.Module, kw_only=True):
     def _pyramid(self) -> FPN:
         raise NotImplementedError
 
+    def __call__(self, images: jax.Array, sizes: jax.Array | None = None, train: bool = False) -> Detections:
+        """Detections of normalised images [N, H, W, 3], see the class; `train` changes nothing. Raises as `pyramid`."""
+        return self.everything(images) if self.is_initializing() else self.detections(images, sizes)
+
+    def detections(self, images: jax.Array, sizes: jax.Array | None) -> Detections:
+        raise NotImplementedError
+
+    def everything(self, images: jax.Array) -> Detections:
+        """Runs every module once, which is all that initialising needs; what it returns means nothing."""
+        raise NotImplementedError
+
+    def classes_of(self, module: tuple[str, ...], outputs: int) -> int | None:
+        """`num_classes`, if it shows in the number of outputs of the module of that path; else None."""
+        raise NotImplementedError
+
     # The backbone's stages that the pyramid is built on, from the one of this index (strides 4, 8, 16, 32).
     first_stage = 0
 

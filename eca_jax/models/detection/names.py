@@ -58,7 +58,7 @@ MMDET1: Pairs = (
     (r"^head/cls_logits$", r"bbox_head/retina_cls"),
     (r"^head/bbox_reg$", r"bbox_head/retina_reg"),
 )
-SCHEMES = {"torchvision": TORCHVISION, "torchvision_v1": TORCHVISION_V1, "mmdet1": MMDET1}
+SCHEMES = {"torchvision_detection": TORCHVISION, "torchvision_detection_v1": TORCHVISION_V1, "mmdet1": MMDET1}
 
 
 def under_body(rules: Iterable[tuple[str, str]]) -> Pairs:

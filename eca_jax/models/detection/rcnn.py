@@ -38,6 +38,9 @@ class FasterRCNN(Detector):
     def _pyramid(self) -> FPN:
         return FPN(extra="pool", dtype=self.dtype)
 
+    def classes_of(self, module: tuple[str, ...], outputs: int) -> int | None:
+        return outputs if module == ("box_predictor", "cls_score") else None
+
     def rpn_outputs(self, levels: Levels, canvas: Canvas) -> tuple[list[jax.Array], list[jax.Array]]:
         """For each level objectness logits float32 [N, A] and deltas [N, A, 4]."""
         with valid_area(canvas):
@@ -89,8 +92,13 @@ class FasterRCNN(Detector):
         grids = [canvas.grid(level.shape[1:3]) for level in levels]
         return roi_align(levels, grids, boxes, strides=ROI_STRIDES, output_size=output_size, rules=self.preset)
 
-    def __call__(self, images: jax.Array, sizes: jax.Array | None = None, train: bool = False) -> Detections:
-        """Detections of normalised images [N, H, W, 3]; `train` changes nothing. Raises as `pyramid` does."""
+    def everything(self, images: jax.Array) -> Detections:
+        levels, canvas = self.pyramid(images)
+        logits, _ = self.rpn_outputs(levels, canvas)
+        box = jnp.zeros((len(images), 1, 4))
+        return {"logits": logits[0], "scores": self.box_outputs(levels, canvas, box)[0]}
+
+    def detections(self, images: jax.Array, sizes: jax.Array | None) -> Detections:
         levels, canvas = self.pyramid(images, sizes)
         return self.detect(levels, canvas)
 
@@ -170,8 +178,12 @@ class MaskRCNN(FasterRCNN):
         logits = self.mask_predictor(hidden, labels.reshape(-1))
         return logits.reshape(count, boxes_each, *logits.shape[1:])
 
-    def __call__(self, images: jax.Array, sizes: jax.Array | None = None, train: bool = False) -> Detections:
-        """Detections with masks of normalised images [N, H, W, 3]. See `FasterRCNN`."""
+    def everything(self, images: jax.Array) -> Detections:
+        result = super().everything(images)
+        crops = jnp.zeros((1, 14, 14, self.fpn.features), self.dtype)
+        return result | {"masks": self.mask_predictor(self.mask_head(crops), jnp.zeros(1, jnp.int32))}
+
+    def detections(self, images: jax.Array, sizes: jax.Array | None) -> Detections:
         levels, canvas = self.pyramid(images, sizes)
         found = self.detect(levels, canvas)
         logits = self.mask_logits(levels, canvas, found["boxes"], found["labels"])

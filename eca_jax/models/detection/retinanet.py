@@ -13,6 +13,7 @@ from eca_jax.models.detection.heads import RetinaHead
 from eca_jax.models.detection.nms import nms
 
 STRIDES = (8, 16, 32, 64, 128)
+ANCHORS = 9
 
 
 class RetinaNet(Detector):
@@ -30,10 +31,15 @@ class RetinaNet(Detector):
 
     def setup(self) -> None:
         super().setup()
-        self.head = RetinaHead(self.columns, dtype=self.dtype)
+        self.head = RetinaHead(self.columns, ANCHORS, dtype=self.dtype)
 
     def _pyramid(self) -> FPN:
         return FPN(extra=self.preset.p6_from.lower(), relu=self.preset.p7_relu, dtype=self.dtype)
+
+    def classes_of(self, module: tuple[str, ...], outputs: int) -> int | None:
+        if module != ("head", "cls_logits"):
+            return None
+        return outputs // ANCHORS + (0 if self.preset.retina_background else 1)
 
     def outputs(
         self, images: jax.Array, sizes: jax.Array | None = None
@@ -52,8 +58,10 @@ class RetinaNet(Detector):
             for cell, stride in zip(cells, STRIDES, strict=True)
         ]
 
-    def __call__(self, images: jax.Array, sizes: jax.Array | None = None, train: bool = False) -> Detections:
-        """Detections of normalised images [N, H, W, 3]; `train` changes nothing. Raises as `pyramid` does."""
+    def everything(self, images: jax.Array) -> Detections:
+        return {"logits": self.outputs(images)[0][0]}
+
+    def detections(self, images: jax.Array, sizes: jax.Array | None) -> Detections:
         logits, deltas, canvas = self.outputs(images, sizes)
 
         def one_image(image: tuple) -> Detections:

@@ -22,6 +22,8 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from eca_jax.models.detection import names as detection
+
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
 
@@ -144,10 +146,13 @@ _TIMM = (
     Rule(r"/se/fc([12])$", r"/se/fc\1", kernel_layout=POINTWISE),
 )
 
+_BODY = detection.under_body(rule[:2] for rule in (*_RESNET, *_MOBILENET_V2, *_SE_SEQUENTIAL))
+
 SCHEMES: dict[str, tuple[Rule, ...]] = {
     "torchvision": (*_RESNET, *_MOBILENET_V2),
     "ecanet": (*_RESNET, *_MOBILENET_V2, *_SE_SEQUENTIAL),
     "timm": _TIMM,
+    **{name: tuple(Rule(*pair) for pair in (*_BODY, *pairs)) for name, pairs in detection.SCHEMES.items()},
 }
 
 

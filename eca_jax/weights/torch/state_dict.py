@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from eca_jax.models.detection.detector import Detector
 from eca_jax.models.registry import create_model, entry, list_models
 from eca_jax.weights.torch.names import COUNTS, Pair, Path, Shape, abstract_variables, correspondence
 
@@ -162,24 +164,48 @@ def resolve_variables(flat: Mapping[Path, Any], name: str, format: str | None = 
 def expected_keys(name: str, format: str | None, overrides: Mapping[str, Any]) -> set[str]:
     """PyTorch's keys of a model, whatever its number of classes. Raises ValueError for an unknown model or option."""
     asked = _with_classifier(overrides)
-    pairs = correspondence(create_model(name, **asked), image_size(name, asked), format or entry(name).weights_format)
-    return {pair.key for pair in pairs}
+    model = create_model(name, **asked)
+    choices = [format] if format else formats(name)
+    return {pair.key for choice in choices for pair in correspondence(model, image_size(name, asked), choice)}
 
 
 def _infer(
     found: Callable[[Pair], Shape | None], name: str, format: str | None, overrides: Mapping[str, Any]
 ) -> Resolved:
     """`found` tells the Flax shape that a tensor has, or None where it is missing or of another kind."""
-    format = format or entry(name).weights_format
     asked = _with_classifier(overrides)
-    pairs = correspondence(create_model(name, **asked), image_size(name, asked), format)
-    options = {**asked, **_inferred(pairs, found, asked)}
+    model = create_model(name, **asked)
+    format, pairs = _best_format(name, model, found, [format] if format else formats(name), asked)
+    options = {**asked, **_inferred(model, pairs, found, asked)}
     if any(found(pair) not in (None, pair.shape) for pair in pairs):
         pairs = correspondence(create_model(name, **options), image_size(name, options), format)
     return Resolved(name, format, {**options, **_headless(overrides)}, pairs)
 
 
-def _inferred(pairs: Iterable[Pair], found: Callable[[Pair], Shape | None], asked: Mapping[str, Any]) -> dict[str, Any]:
+def formats(name: str) -> list[str]:
+    """Whose PyTorch names the weights of a model may have: its own, and for torchvision's detectors the older ones."""
+    own = entry(name).weights_format
+    return [own, "torchvision_detection_v1"] if own == "torchvision_detection" else [own]
+
+
+def _best_format(
+    name: str,
+    model: nn.Module,
+    found: Callable[[Pair], Shape | None],
+    choices: Sequence[str],
+    asked: Mapping[str, Any],
+) -> tuple[str, list[Pair]]:
+    """The format in which most of the model's tensors are there, the first of equals, and its pairs."""
+    pairs = {choice: correspondence(model, image_size(name, asked), choice) for choice in choices}
+    if len(choices) == 1:
+        return choices[0], pairs[choices[0]]
+    best = max(choices, key=lambda choice: sum(found(pair) is not None for pair in pairs[choice]))
+    return best, pairs[best]
+
+
+def _inferred(
+    model: nn.Module, pairs: Iterable[Pair], found: Callable[[Pair], Shape | None], asked: Mapping[str, Any]
+) -> dict[str, Any]:
     """The options that show in the tensors' shapes and were not asked for."""
     options: dict[str, Any] = {}
     sizes: dict[str, int] = {}
@@ -189,7 +215,11 @@ def _inferred(pairs: Iterable[Pair], found: Callable[[Pair], Shape | None], aske
         if collection != "params" or leaf != "kernel":
             continue
         shape = found(pair)
-        if module[-1] in CLASSIFIERS and shape:
+        if shape and isinstance(model, Detector):
+            classes = model.classes_of(tuple(module), shape[-1])
+            options |= {"num_classes": classes} if classes else {}
+            module = module[1:] if module[0] == "body" else module
+        elif module[-1] in CLASSIFIERS and shape:
             options["num_classes"] = shape[-1]
         # ECA's is the only kernel with three axes. One size a stage (MobileNetV2: a block), which its first tells.
         stage = re.match(r"layer\d+|stages_\d+|features_\d+", module[0])

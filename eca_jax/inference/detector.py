@@ -1,0 +1,123 @@
+"""`eca_jax.Detector`: boxes, classes and masks of photographs, from any weights of a detector."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from eca_jax import kernels
+from eca_jax.data.objects import resize_bilinear, resized_size
+from eca_jax.models.detection.detector import Detector as Network
+from eca_jax.models.detection.paste import paste
+from eca_jax.models.inputs import Preprocessing
+from eca_jax.weights.load import read_weights
+
+MULTIPLE = 32
+Picture = str | os.PathLike | Image.Image | np.ndarray
+
+
+class Detector:
+    """A detector with its weights, compiled once for upright and once for broad images.
+
+    Attributes:
+      model, variables: as for `model.apply`.
+      preprocessing: `image_size` is the short side in pixels; the long one is at most 5/3 of it (800 and 1333).
+      class_names: one a label, or None.
+    """
+
+    def __init__(
+        self,
+        model: Network,
+        variables: Mapping[str, Any],
+        preprocessing: Preprocessing,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.model = model
+        self.preprocessing = preprocessing
+        self.class_names = None if class_names is None else list(class_names)
+        self.variables = jax.device_put(dict(variables))
+        self._detect = kernels.jit(lambda variables, images, sizes: model.apply(variables, images, sizes))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, model: str | None = None, **options: Any) -> "Detector":
+        """From weights on disk; arguments and errors are those of `eca_jax.load`.
+
+        Raises:
+          ValueError: also where the model is no detector.
+        """
+        weights = read_weights(path, model, **options)
+        if not isinstance(weights.model, Network):
+            raise ValueError(f"{path} holds {weights.card.model}, which is no detector")
+        return cls(weights.model, weights.variables, weights.card.preprocessing, weights.card.class_names)
+
+    def __call__(self, images: Picture | Sequence[Picture], *, threshold: float = 0.0) -> list[dict[str, np.ndarray]]:
+        """Detections of each image, best first, as torchvision's detectors return them.
+
+        Args:
+          images: one or several: paths, Pillow images, or uint8 arrays [h, w, 3].
+          threshold: scores below it are left out.
+
+        Returns:
+          for each image `boxes` float32 [K, 4], x1 y1 x2 y2 in its own pixels, `scores` float32 [K], `labels` int64
+          [K], and where the model has masks, `masks` float32 [K, h, w], probabilities.
+
+        Raises:
+          FileNotFoundError, ValueError: an image is not there or cannot be read; one line.
+        """
+        several = isinstance(images, Sequence) and not isinstance(images, str)
+        return list(self.stream(images if several else [images], threshold=threshold))
+
+    def stream(self, images: Sequence[Picture], *, threshold: float = 0.0) -> Iterator[dict[str, np.ndarray]]:
+        """The same, one image after another."""
+        for image in images:
+            pixels = as_pixels(image)
+            yield self._one(pixels, threshold)
+
+    def _one(self, pixels: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
+        original = pixels.shape[:2]
+        canvas, size = self._placed(pixels)
+        found = self._detect(self.variables, canvas[None], np.array([size], np.int32))
+        found = {key: np.asarray(value[0]) for key, value in found.items()}
+        kept = found["valid"] & (found["scores"] >= threshold)
+        scale = np.array([original[1] / size[1], original[0] / size[0]], np.float32)
+        result = {
+            "boxes": found["boxes"][kept] * np.tile(scale, 2),
+            "scores": found["scores"][kept],
+            "labels": found["labels"][kept].astype(np.int64),
+        }
+        if "masks" in found:
+            masks = [paste(m, b, original) for m, b in zip(found["masks"][kept], result["boxes"], strict=True)]
+            result["masks"] = np.stack(masks) if masks else np.zeros((0, *original), np.float32)
+        return result
+
+    def _placed(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        """The image on its canvas, normalised as torchvision does it: first, then resized, then padded by zeros."""
+        how = self.preprocessing
+        short, long = how.image_size, how.image_size * 5 // 3
+        height, width = resized_size(pixels.shape[:2], short, long)
+        normalised = (pixels.astype(np.float32) / 255 - np.float32(how.mean)) / np.float32(how.std)
+        sides = [-(-side // MULTIPLE) * MULTIPLE for side in (short, long)]
+        canvas = np.zeros((*(sides if width >= height else sides[::-1]), 3), np.float32)
+        canvas[:height, :width] = resize_bilinear(normalised, (height, width))
+        return canvas.astype(jnp.dtype(self.model.dtype)), (height, width)
+
+
+def as_pixels(image: Picture) -> np.ndarray:
+    """uint8 [h, w, 3]. Raises FileNotFoundError or ValueError for what is no image; one line."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"an array of an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")
+        return image
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(image) as opened:
+            return np.asarray(opened.convert("RGB"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no image {image}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{image} cannot be read as an image: {error}") from None
