@@ -41,6 +41,7 @@ def old_keys(tensors):
     return {key: value for key, value in renamed.items() if not key.endswith("num_batches_tracked")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_torchvisions_detectors_go_there_and_back_in_both_generations_of_names(kind):
     peers = pytest.importorskip("peers")
@@ -61,6 +62,7 @@ def test_torchvisions_detectors_go_there_and_back_in_both_generations_of_names(k
     assert {key: back[key].tobytes() for key in old} == {key: value.tobytes() for key, value in old.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_mmdetections_files_tell_the_classes_and_the_kernel_sizes(kind):
     name = f"{kind}_eca_resnet50_fpn"
@@ -75,6 +77,7 @@ def test_mmdetections_files_tell_the_classes_and_the_kernel_sizes(kind):
         from_torch_resolved(dict(list(tensors.items())[1:]), name, **SHORT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, tensors", [("faster_rcnn", 348), ("mask_rcnn", 360), ("retinanet", 354)], ids=KINDS[1:] + KINDS[:1]
 )

@@ -59,6 +59,7 @@ def matched(ours, theirs, image):
     return np.flatnonzero(there)[order]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eca", [False, True], ids=["plain", "eca"])
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_two_images_of_a_canvas_are_detected_as_torchvision_detects_each(kind, eca, images):
@@ -93,6 +94,7 @@ def test_two_images_of_a_canvas_are_detected_as_torchvision_detects_each(kind, e
                 np.testing.assert_allclose(found["masks"][i][order], expected["masks"][:, 0], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eca", [False, True], ids=["plain", "eca"])
 def test_without_the_valid_area_a_canvas_changes_the_features(eca, images, monkeypatch):
     model = flax_model("faster_rcnn", eca)

@@ -83,7 +83,7 @@ def test_a_module_or_a_name_is_enough(model, variables, tmp_path):
     assert read_weights(tmp_path / "name.safetensors").card.options == OPTIONS
 
 
-@pytest.mark.parametrize("name", eca_jax.list_models())
+@pytest.mark.parametrize("name", eca_jax.list_models(task="classification"))
 def test_every_model_is_known_by_its_module(name):
     module = eca_jax.create_model(name, num_classes=7, dtype=jnp.bfloat16)
     found, options = eca_jax.models.registry.identify(module)
