@@ -9,7 +9,7 @@ from originals import images, random_original, to_nchw
 
 import eca_jax
 from eca_jax.convert import MismatchError, from_torch, model_options, to_torch
-from eca_jax.weights.torch.names import LAYOUTS, POINTWISE, correspondence
+from eca_jax.weights.torch.names import LAYOUTS, POINTWISE, CropLayout, correspondence
 from eca_jax.weights.torch.verify import original
 
 
@@ -21,7 +21,8 @@ def resnet18():
 
 @pytest.mark.parametrize("layout", [*LAYOUTS.values(), POINTWISE])
 def test_layouts_undo_themselves(layout):
-    value = np.random.default_rng(0).normal(size=(2, 3, 4, 5)[: len(layout.axes)])
+    shape = (7, 7, 4, 5) if isinstance(layout, CropLayout) else (2, 3, 4, 5)  # crops are of 7x7
+    value = np.random.default_rng(0).normal(size=shape[: len(layout.axes)])
     tensor = layout.to_torch(value)
     assert tensor.shape == layout.torch_shape(value.shape)
     assert layout.flax_shape(tensor.shape) == value.shape
