@@ -63,8 +63,9 @@ def decode(encoded: bytes, *, upright: bool = False) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(encoded), formats=image_formats())
     except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise UndecodableImage(
-            f"it has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, the limit (twice PIL.Image.MAX_IMAGE_PIXELS)"
+            f"it has more than {limit:,} pixels, the limit (twice PIL.Image.MAX_IMAGE_PIXELS)"
         ) from None
     except UnidentifiedImageError:
         raise UndecodableImage("not an image of a known format") from None

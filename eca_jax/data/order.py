@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -104,7 +105,7 @@ class StreamOrder:
         """Records that one stream holds encoded in memory while it emits them; one further block is read ahead."""
         return max(1, self.window // self.streams)
 
-    def plan(self, seed: int, epoch: int, stream: int, start_step: int = 0) -> tuple[np.ndarray, ...]:
+    def plan(self, seed: int, epoch: int, stream: int, start_step: int = 0) -> tuple[Any, ...]:
         """What one stream reads in one epoch, from the block that holds `start_step` on.
 
         Returns int64 arrays, all but the last of one dimension:
@@ -131,7 +132,7 @@ class StreamOrder:
         return shard, skip, take, starts[shard] + skip, order, np.int64(dropped)
 
 
-def _cut_circle(lengths, shards, start, count):
+def _cut_circle(lengths: np.ndarray, shards: np.ndarray, start: int, count: int) -> tuple[np.ndarray, ...]:
     """Segments (shard, skip, take) of `count` records from position `start` of the shards laid on a circle."""
     segments = []
     ends = np.cumsum(lengths[shards])

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,9 +38,14 @@ _ROWS_AT_ONCE = 8
 IMAGENET_MEAN = (124, 116, 104)
 
 
-class _Failure(NamedTuple):
+@dataclass(frozen=True)
+class _Failure:
     index: int
     reason: str
+
+
+# A batch, and what of it could not be decoded.
+_Decoded = tuple[dict[str, np.ndarray], list[_Failure]]
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -174,7 +179,7 @@ def _decoded_batches(
     num_rows: int,
     image_size: int,
     num_workers: int | None,
-) -> Iterator[tuple[dict[str, np.ndarray], list[_Failure]]]:
+) -> Iterator[_Decoded]:
     """Batches of `num_rows` decoded rows (the last may be smaller), and the rows that could not be decoded.
 
     Threads decode, as Pillow lets go of the interpreter while it works; each batch is theirs in parts of a few rows,
@@ -184,7 +189,7 @@ def _decoded_batches(
     part = max(1, min(_ROWS_AT_ONCE, -(-num_rows // workers)))
     ahead = 1 + max(2, -(-2 * workers * part // num_rows))
     with _Workers(workers) as pool:
-        pending = deque()
+        pending: deque[Callable[[], _Decoded]] = deque()
         try:
             while batch := list(itertools.islice(rows, num_rows)):
                 pending.append(_submit(pool, batch, pixels, image_size, part))
@@ -202,7 +207,7 @@ def _submit(
     pixels: Callable[[Row, bytes], np.ndarray],
     image_size: int,
     part: int,
-) -> Callable[[], tuple[dict[str, np.ndarray], list[_Failure]]]:
+) -> Callable[[], _Decoded]:
     """Starts the decoding of a batch; what it returns waits for its end."""
     batch = _blank(len(rows), image_size)
 
@@ -220,7 +225,7 @@ def _submit(
 
     parts = [pool.submit(decode_part, start) for start in range(0, len(rows), part)]
 
-    def finished() -> tuple[dict[str, np.ndarray], list[_Failure]]:
+    def finished() -> _Decoded:
         failures = [failure for done in parts for failure in done.result()]
         for values in batch.values():
             values.flags.writeable = False
@@ -244,39 +249,38 @@ class _Workers(ThreadPoolExecutor):
         self.shutdown(wait=False, cancel_futures=True)
 
 
-def _named_warnings(source: Source, batches: Iterator) -> Iterator[dict[str, np.ndarray]]:
+def _named_warnings(source: Source, batches: Iterator[_Decoded]) -> Iterator[dict[str, np.ndarray]]:
     """Passes training batches on; logs the name of each undecodable example when it is first met."""
-    seen = set()
+    seen: set[int] = set()
     for batch, failures in batches:
-        for index, reason in failures:
-            if index not in seen:
-                seen.add(index)
-                name = source.describe("train", index)
-                logging.warning("skipping an image that cannot be decoded: %s (%s)", name, reason)
+        for failure in failures:
+            if failure.index not in seen:
+                seen.add(failure.index)
+                name = source.describe("train", failure.index)
+                logging.warning("skipping an image that cannot be decoded: %s (%s)", name, failure.reason)
         yield batch
 
 
 def _padded(
-    source: Source, split: str, batches: Iterator, num_rows: int, image_size: int, num_batches: int
+    source: Source, split: str, batches: Iterator[_Decoded], num_rows: int, image_size: int, num_batches: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Fills the last batch up and adds empty ones to `num_batches`; an undecodable example is an error."""
     for _ in range(num_batches):
-        batch, failures = next(batches, (None, []))
-        for index, reason in failures:
-            raise ValueError(f"cannot decode {split} image {source.describe(split, index)}: {reason}")
-        if batch is None:
-            batch = _blank(0, image_size)
+        batch, failures = next(batches, None) or (_blank(0, image_size), [])
+        if failures:
+            name = source.describe(split, failures[0].index)
+            raise ValueError(f"cannot decode {split} image {name}: {failures[0].reason}")
         missing = num_rows - len(batch[LABEL])
         if missing:
             batch = {key: np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1)) for key, value in batch.items()}
         yield batch
 
 
-def _usable_cpus():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _local_rows(batch_size, process_index, process_count):
+def _local_rows(batch_size: int, process_index: int, process_count: int) -> int:
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(f"batch_size {batch_size} must be a positive multiple of the {process_count} processes")
     if not 0 <= process_index < process_count:
@@ -284,7 +288,7 @@ def _local_rows(batch_size, process_index, process_count):
     return batch_size // process_count
 
 
-def _check_range(name, bounds, maximum):
+def _check_range(name: str, bounds: tuple[float, float], maximum: float) -> None:
     low, high = bounds
     if not 0 < low <= high <= maximum:
         raise ValueError(f"{name} must be (low, high) with 0 < low <= high <= {maximum}, not {tuple(bounds)}")

@@ -6,6 +6,7 @@ trained and measured so, by torchvision or by timm (which calls it).
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,7 @@ from PIL import Image
 from eca_jax.data.decode import UndecodableImage, decode, to_rgb
 from eca_jax.data.resize import resize_and_crop
 
-ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray
+ImageLike = str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray
 
 
 def load_rgb(image: ImageLike, *, upright: bool = False) -> Image.Image:
@@ -30,13 +31,22 @@ def load_rgb(image: ImageLike, *, upright: bool = False) -> Image.Image:
     try:
         if isinstance(image, Image.Image):
             return to_rgb(image, upright=upright)
-        return decode(image if isinstance(image, bytes) else Path(image).read_bytes(), upright=upright)
+        return decode(image if isinstance(image, bytes) else _contents(image), upright=upright)
     except FileNotFoundError:
         raise FileNotFoundError(f"no such image: {name}") from None
     except UndecodableImage as error:
         raise ValueError(f"cannot decode image {name}: {error}") from None
     except OSError as error:
         raise ValueError(f"cannot read image {name}: {error.strerror or error}") from None
+
+
+def _contents(file: str | os.PathLike | BinaryIO) -> bytes:
+    """Of an open file from its beginning, as Pillow opens it: it may be read twice."""
+    if isinstance(file, str | os.PathLike):
+        return Path(file).read_bytes()
+    if file.seekable():
+        file.seek(0)
+    return file.read()
 
 
 def eval_image(
@@ -50,7 +60,7 @@ def eval_image(
     """One image as a network sees it in evaluation, before normalisation.
 
     Args:
-      image: a file of any kind that PIL reads, its bytes, a PIL image, or an array uint8 [H, W, 3].
+      image: a file of any kind that PIL reads, by its path, open or as bytes, a PIL image, or an array uint8 [H, W, 3].
       image_size: side of the square that is cropped from the centre.
       resize_size: length of the short side before the crop.
       interpolation: "bilinear" or "bicubic".

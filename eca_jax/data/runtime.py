@@ -11,6 +11,7 @@ from typing import Any
 
 # TensorFlow's own types cannot be named without importing it.
 Dataset = Any
+Tensor = Any
 
 
 @functools.cache

@@ -194,6 +194,7 @@ def test_training_validation_and_prediction_see_the_same_picture(tmp_path):
     np.testing.assert_array_equal(next(validation)["image"], predicted)
     for path in paths:
         np.testing.assert_array_equal(eval_image(path.read_bytes(), 32, 32), eval_image(path, 32, 32))
+        np.testing.assert_array_equal(eval_image(io.BytesIO(path.read_bytes()), 32, 32), eval_image(path, 32, 32))
         np.testing.assert_array_equal(eval_image(Image.open(path), 32, 32), eval_image(path, 32, 32), str(path))
     trained = train_batches(
         source, batch_size=len(paths), image_size=32, seed=0, crop_scale=(1, 1), crop_ratio=(1e-9, 1e9), flip=False

@@ -13,7 +13,9 @@ class Operation(Protocol):
     operations of one name on one image would draw the same numbers.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What its draws are keyed by."""
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Returns an RGB image; the given one is not changed."""

@@ -54,6 +54,11 @@ def posterize(image: Image.Image, bits: int) -> Image.Image:
     return image.point([value & mask for value in range(256)] * 3)
 
 
+def solarize(image: Image.Image, threshold: float) -> Image.Image:
+    """Inverts the values from `threshold` on."""
+    return image.point([value if value < threshold else 255 - value for value in range(256)] * 3)
+
+
 def solarize_add(image: Image.Image, amount: int) -> Image.Image:
     """Adds to the values below 128."""
     return image.point([min(255, value + amount) if value < 128 else value for value in range(256)] * 3)
@@ -92,4 +97,3 @@ def gaussian_blur(image: Image.Image, radius: float) -> Image.Image:
 auto_contrast = ImageOps.autocontrast
 equalize = ImageOps.equalize
 invert = ImageOps.invert
-solarize = ImageOps.solarize

@@ -165,7 +165,7 @@ class TrivialAugmentWide:
 
 
 # Each operation's strengths, and whether half of them are negative.
-_TRIVIAL = {
+_TRIVIAL: dict[str, tuple[tuple[float, ...], bool]] = {
     "Identity": ((), False),
     "ShearX": (_evenly(0.99), True),
     "ShearY": (_evenly(0.99), True),
@@ -196,8 +196,9 @@ class ColorJitter:
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         order, factors = self.draw(rng)
+        operations = (pixels.brightness, pixels.contrast, pixels.color)
         for number in order:
-            image = (pixels.brightness, pixels.contrast, pixels.color)[number](image, factors[number])
+            image = operations[number](image, factors[number])
         return image
 
     def draw(self, rng: np.random.Generator) -> tuple[list[int], list[float]]:

@@ -1,7 +1,7 @@
 """Augmentation policies by the strings that timm's users know."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from eca_jax.data.augment.levels import TOP_LEVEL
 from eca_jax.data.augment.operation import Operation
@@ -15,9 +15,9 @@ _RANDOM = (
 _HAVE_INCREASING = ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness")
 _INCREASING = tuple(f"{name}Increasing" if name in _HAVE_INCREASING else name for name in _RANDOM)
 
-# timm's named sets for RandAugment, with weights.
-_SETS = {
-    "3a": {"SolarizeIncreasing": None, "Desaturate": None, "GaussianBlur": None},
+# timm's named sets for RandAugment.
+_EVEN_SETS = {"3a": ("SolarizeIncreasing", "Desaturate", "GaussianBlur")}
+_WEIGHTED_SETS: dict[str, dict[str, float]] = {
     "3aw": {
         **{"SolarizeIncreasing": 6, "Desaturate": 6, "GaussianBlur": 6, "Rotate": 3, "ShearX": 2, "ShearY": 2},
         **{"PosterizeIncreasing": 1, "AutoContrast": 1, "ColorIncreasing": 1, "SharpnessIncreasing": 1},
@@ -142,34 +142,34 @@ def _rand_augment(spec: str, parts: list[str], how: Moving) -> RandAugment:
     named = [part[1:] for part in parts if part.startswith("t")]
     kinds = {"m": float, "n": int, "p": float, "mstd": float, "mmax": float, "inc": int}
     options = _options(spec, [part for part in parts if not part.startswith("t")], kinds)
-    weights = None
-    if named:
-        if named[0] not in _SETS:
-            raise ValueError(f"augmentation {spec!r}: no set {named[0]!r}, only {', '.join(_SETS)}")
-        table = _SETS[named[0]]
-        operations = tuple(table)
-        if None not in table.values():
-            weights = tuple(weight / sum(table.values()) for weight in table.values())
-    else:
-        operations = _INCREASING if options.get("inc") else _RANDOM
+    operations, weights = _INCREASING if options.get("inc") else _RANDOM, None
+    if named and named[0] in _EVEN_SETS:
+        operations = _EVEN_SETS[named[0]]
+    elif named and named[0] in _WEIGHTED_SETS:
+        table = _WEIGHTED_SETS[named[0]]
+        operations, weights = tuple(table), tuple(weight / sum(table.values()) for weight in table.values())
+    elif named:
+        raise ValueError(
+            f"augmentation {spec!r}: no set {named[0]!r}, only {', '.join((*_EVEN_SETS, *_WEIGHTED_SETS))}"
+        )
     deviation = options.get("mstd", 0.0)
     return RandAugment(
         operations,
         how,
         level=options.get("m", TOP_LEVEL),
-        layers=options.get("n", 2),
+        layers=int(options.get("n", 2)),
         probability=options.get("p", 0.5),
         magnitude=Magnitude(float("inf") if deviation > 100 else deviation, options.get("mmax", TOP_LEVEL)),
         weights=weights,
     )
 
 
-def _options(spec: str, parts: list[str], kinds: dict[str, Callable[[str], float]]) -> dict[str, float]:
+def _options(spec: str, parts: list[str], kinds: Mapping[str, Callable[[str], float]]) -> dict[str, float]:
     options = {}
     for part in parts:
-        match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
+        name = part.rstrip("0123456789.")
         try:
-            options[match[1]] = kinds[match[1]](match[2])
-        except (TypeError, KeyError, ValueError):
+            options[name] = kinds[name](part.removeprefix(name))
+        except (KeyError, ValueError):
             raise ValueError(f"augmentation {spec!r}: {part!r} is none of {', '.join(kinds)} with a number") from None
     return options

@@ -8,7 +8,9 @@ import io
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -27,7 +29,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(
@@ -38,7 +40,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             ),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -50,7 +52,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             "validation": self._generate_examples(digits, validation),
         }
 
-    def _generate_examples(self, digits, indices):
+    def _generate_examples(self, digits: Any, indices: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in indices:
             grey = np.round(digits.images[index] * (255 / 16)).astype(np.uint8)
             png = io.BytesIO()
@@ -58,7 +60,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             yield int(index), {"image": png.getvalue(), "label": int(digits.target[index])}
 
 
-def prepare_digits(data_dir: str | Path | None = None) -> tfds.core.DatasetBuilder:
+def prepare_digits(data_dir: str | os.PathLike | None = None) -> tfds.core.DatasetBuilder:
     """Returns the builder of the digits under `data_dir` (default: the user's cache), writing them if need be.
 
     They are written under another name and renamed, so that processes that start together all find them whole.

@@ -91,8 +91,11 @@ def _scan(folder: epath.Path) -> tuple[list[str], np.ndarray, list[str]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no such directory: {folder} (expected {folder.name}/{_EXPECTED})")
     remote = "://" in str(folder)
-    dangling, left_out = [], []
-    classes, paths, labels = [], [], []
+    dangling: list[str] = []
+    left_out: list[str] = []
+    classes: list[str] = []
+    paths: list[str] = []
+    labels: list[int] = []
     for name in sorted(entry.name for entry in folder.iterdir() if not is_tool_made(entry.name)):
         if not (folder / name).is_dir():
             if not remote and os.path.islink(folder / name):

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from eca_jax.data.order import StreamOrder, random_access_rows
-from eca_jax.data.runtime import Dataset, tensorflow
+from eca_jax.data.runtime import Dataset, Tensor, tensorflow
 from eca_jax.data.sources.source import SPLITS, Row, Source, of_split
 
 
@@ -20,7 +20,10 @@ def record_source(builder: tfds.core.DatasetBuilder, splits: Sequence[str] = SPL
       ValueError: another file format.
       FileNotFoundError: one of `splits` ("train", "validation") is not prepared.
     """
-    formats = {"tfrecord": TFRecordSource, "array_record": ArrayRecordSource}
+    formats: dict[str, Callable[[tfds.core.DatasetBuilder], Source]] = {
+        "tfrecord": TFRecordSource,
+        "array_record": ArrayRecordSource,
+    }
     stored = builder.info.file_format.value
     if stored not in formats:
         raise ValueError(f"{builder.data_path} is stored as {stored}; {' and '.join(formats)} are read")
@@ -113,22 +116,22 @@ class TFRecordSource(_Records):
         num_streams = -(-(first_row + num_rows) // order.rows) - first_stream
         first_epoch, first_step = divmod(start_step, order.steps)
 
-        def plan_of(epoch, stream):
+        def plan_of(epoch: int, stream: int) -> tuple[Any, ...]:
             return order.plan(seed, int(epoch), int(stream), first_step if epoch == first_epoch else 0)
 
-        def stream_rows(stream):
+        def stream_rows(stream: Tensor) -> Dataset:
             """All epochs of one stream; the block that is being emitted and the next one are in memory."""
             epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
             return epochs.flat_map(lambda epoch: epoch_blocks(epoch, stream)).prefetch(1).unbatch()
 
-        def epoch_blocks(epoch, stream):
+        def epoch_blocks(epoch: Tensor, stream: Tensor) -> Dataset:
             *plan, dropped = tf.numpy_function(plan_of, [epoch, stream], [tf.int64] * 6)
             *segments, positions = (tf.ensure_shape(column, [None]) for column in plan)
             segments = tf.data.Dataset.from_tensor_slices(tuple(segments))
             blocks = segments.flat_map(self._reader("train")).batch(order.block)
             orders = tf.data.Dataset.from_tensor_slices(positions).batch(order.block)
 
-            def shuffle(number, block, positions):
+            def shuffle(number: Tensor, block: dict[str, Tensor], positions: Tensor) -> dict[str, Tensor]:
                 positions = positions[tf.where(number == 0, tf.ensure_shape(dropped, []), 0) :]
                 rows = tf.nest.map_structure(lambda column: tf.gather(column, positions), block)
                 return rows | {"epoch": tf.fill(tf.shape(positions), epoch)}
@@ -169,7 +172,7 @@ class TFRecordSource(_Records):
         tf = tensorflow()
         features, undecoded = self._builder.info.features, {"image": tfds.decode.SkipDecoding()}
 
-        def parse(row: dict[str, Any]) -> tuple[Any, ...]:
+        def parse(row: dict[str, Tensor]) -> tuple[Tensor, ...]:
             example = features.deserialize_example(row["record"], decoders=undecoded)
             return row["index"], row["epoch"], example["image"], example["label"]
 
@@ -190,7 +193,7 @@ class TFRecordSource(_Records):
         tf = tensorflow()
         files = tf.constant(self._files[split])
 
-        def read(shard, skip, take, first_index):
+        def read(shard: Tensor, skip: Tensor, take: Tensor, first_index: Tensor) -> Dataset:
             records = tf.data.TFRecordDataset(tf.gather(files, shard), buffer_size=1 << 20)
             return (
                 records.skip(skip)

@@ -1,14 +1,16 @@
 """What a data set is to the pipeline."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 SPLITS = ("train", "validation")
 
 T = TypeVar("T")
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Row:
     """An example in its place in the order, not yet decoded.
 
     Attributes:
