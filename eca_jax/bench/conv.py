@@ -1,15 +1,13 @@
 """GFLOP/s of every convolution of a model, by XLA, in the form that a CPU takes, and in PyTorch.
 
-`python -m eca_jax.bench.conv [MODEL] [--batch_size 32] [--image_size 224]` prints a line for each shape and
-direction (forward, input gradient, kernel gradient). The forms take
-turns, best of several rounds. Alone, a form is judged without its surroundings, which XLA may fuse with it or compute
-twice: measure the whole network too, with `python -m eca_jax bench`.
+For each shape and direction (forward, input gradient, kernel gradient) the forms take turns, best of several rounds.
+Alone, a form is judged without its surroundings, which XLA may fuse with it or compute twice: measure the whole network
+too, by `bench.device`.
 """
 
-import argparse
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eca_jax import kernels
+from eca_jax.bench import report as bench_report
 from eca_jax.kernels import cpu_conv
 from eca_jax.kernels.cpu_conv import ConvForm
 from eca_jax.kernels.xla_conv import Shape, Window
@@ -90,30 +89,66 @@ def best_seconds(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict
     return best
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", nargs="?", default="eca_resnet50")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
+def run(
+    name: str,
+    batch_size: int,
+    image_size: int,
+    rounds: int,
+    peer: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+) -> bench_report.Report:
+    """GFLOP/s of each convolution of a model, in each direction and form.
+
+    Args:
+      peer: whether PyTorch runs too.
+      progress: is told each result as it comes, one line.
+
+    Raises:
+      ValueError: an unknown model.
+    """
     random = np.random.default_rng(0)
-    found = convolutions(arguments.model, arguments.batch_size, arguments.image_size)
-    for convolution, count in found.items():
+    rows: list[dict[str, Any]] = []
+    for convolution, count in convolutions(name, batch_size, image_size).items():
         window = convolution.window
         x, kernel, g = (random.standard_normal(shape, np.float32) for shape in convolution[:3])
-        gflop = 2e-9 * convolution.multiply_adds
-        peer = torch_forms(x, kernel, g, window)
+        peers = torch_forms(x, kernel, g, window) if peer else {}
         inputs = jax.device_put((x, kernel, g))
         for direction in DIRECTIONS:
-            contestants = {"PyTorch": peer[direction]}
-            for name, form in forms(convolution.x, convolution.kernel, window).items():
-                contestants[name] = partial(kernels.jit(directed(form, direction, window)), *inputs)
-            times = best_seconds(contestants, arguments.rounds)
-            speeds = "  ".join(f"{name} {gflop / seconds:.0f}" for name, seconds in times.items())
-            shapes = f"{count} x {convolution.x} {convolution.kernel} stride {window.stride}"
-            print(f"{shapes} {direction}: {speeds}", flush=True)
+            contestants: dict[str, Callable[[], Any]] = {"PyTorch": peers[direction]} if peer else {}
+            for label, form in forms(convolution.x, convolution.kernel, window).items():
+                contestants[label] = partial(kernels.jit(directed(form, direction, window)), *inputs)
+            seconds = best_seconds(contestants, rounds)
+            row = {
+                "count": count,
+                "x": convolution.x,
+                "kernel": convolution.kernel,
+                "stride": window.stride,
+                "direction": direction,
+                "gflops": {label: 2e-9 * convolution.multiply_adds / value for label, value in seconds.items()},
+            }
+            progress(describe(row))
+            rows.append(row)
+    machine = bench_report.machine()
+    head = f"{name}, batch {batch_size}, {machine['device']}, {machine['cpu_cores']} CPU cores; GFLOP/s"
+    result = {
+        "model": name,
+        "batch_size": batch_size,
+        "image_size": image_size,
+        "machine": machine,
+        "convolutions": rows,
+    }
+    bars = {
+        f"GFLOP/s, {direction}, fastest form": {
+            "{count} x {x} {kernel}".format(**row): max(row["gflops"].values())
+            for row in rows
+            if row["direction"] == direction
+        }
+        for direction in DIRECTIONS
+    }
+    return bench_report.Report(result, "\n".join([head, *map(describe, rows)]), bars)
 
 
-if __name__ == "__main__":
-    main()
+def describe(row: Mapping[str, Any]) -> str:
+    """2 x (32, 56, 56, 64) (3, 3, 64, 64) stride (1, 1) forward: XLA 212  Winograd 390"""
+    speeds = "  ".join(f"{label} {speed:.0f}" for label, speed in row["gflops"].items())
+    return "{count} x {x} {kernel} stride {stride} {direction}: ".format(**row) + speeds

@@ -18,6 +18,7 @@ def add_parsers(subparsers: Any) -> None:
     _add_tpu(subjects)
     _add_device(subjects, "step", "training steps")
     _add_device(subjects, "infer", "inference")
+    _add_conv(subjects)
     _add_predict(subjects)
     _add_data(subjects)
 
@@ -45,6 +46,15 @@ def _add_device(subjects: Any, kind: str, what: str) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one contestant's turn, at least one pass")
     parser.set_defaults(kind=kind)
+
+
+def _add_conv(subjects: Any) -> None:
+    parser = _subject(subjects, "conv", "every convolution of a model on this machine, in every form", _conv)
+    parser.add_argument("--model", default="eca_resnet50")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--peer", choices=("torch",), help="PyTorch's operators too")
+    parser.add_argument("--rounds", type=int, default=3)
 
 
 def _add_predict(subjects: Any) -> None:
@@ -101,8 +111,19 @@ def _tpu(options: argparse.Namespace) -> bench_report.Report:
         naive=options.naive,
         kinds=(options.only,) if options.only else tpu.PASSES,
         jobs=options.jobs,
-        progress=lambda line: print(line, file=sys.stderr, flush=True),
+        progress=_progress,
     )
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _conv(options: argparse.Namespace) -> bench_report.Report:
+    from eca_jax.bench import conv
+
+    peer = options.peer == "torch"
+    return conv.run(options.model, options.batch_size, options.image_size, options.rounds, peer, _progress)
 
 
 def _device(options: argparse.Namespace) -> bench_report.Report:

@@ -2,7 +2,7 @@
 
 The backend hands matrix products to a good library. Its own depthwise convolutions and several gradients are far slower
 than the machine allows, and it knows no Winograd convolution. Each form here equals the plain one to float32 rounding.
-BENCHMARKS.md, "Convolutions on a CPU", has the speed of each, and `python -m eca_jax.bench.conv` measures it again.
+BENCHMARKS.md, "Convolutions on a CPU", has the speed of each, and `eca-jax bench conv` measures it again.
 """
 
 import math

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from eca_jax.bench import conv as bench_conv
 from eca_jax.bench import device as bench_device
 from eca_jax.bench import predict as bench_predict
 from eca_jax.bench import report as bench_report
@@ -64,6 +65,21 @@ def test_a_training_step_of_ours_is_measured_here():
     images, labels = bench_device.images_and_labels(2, 32)
     run_steps = bench_device.ours("step", "resnet18", "float32", images, labels)
     run_steps(2)
+
+
+def test_every_convolution_is_found_nfnets_scaled_ones_too():
+    counts = bench_conv.convolutions("eca_nfnet_l0", 1, 64)
+    assert counts.total() == 57 and all(found.multiply_adds > 0 for found in counts)
+
+
+@pytest.mark.slow
+def test_every_convolution_is_measured_in_every_direction(capsys):
+    arguments = "bench conv --model resnet18 --batch_size 1 --image_size 32 --rounds 1 --peer torch --json"
+    assert cli.main(arguments.split()) == 0
+    rows = json.loads(capsys.readouterr().out)["convolutions"]
+    assert {row["direction"] for row in rows} == {"forward", "dx", "dkernel"}
+    assert sum(row["count"] for row in rows) == 3 * 20
+    assert all({"PyTorch", "XLA"} <= row["gflops"].keys() for row in rows)
 
 
 def test_the_tpu_benchmark_compares_with_stock_layers_and_with_the_layer_not_folded():
