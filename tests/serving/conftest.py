@@ -1,5 +1,10 @@
 """A small network served from its weights directory, and an image file of noise."""
 
+import os
+import re
+import subprocess
+import sys
+
 import jax
 import pytest
 from servers import encoded, ready, serving
@@ -43,3 +48,17 @@ def server(weights):
         ready(service)
         running.service = service
         yield running
+
+
+@pytest.fixture
+def process(weights, tmp_path):
+    """`eca-jax serve` on a port of its own, `process.port`; images wait 0.3 s for company."""
+    command = [sys.executable, "-m", "eca_jax", "serve", "--weights", f"noise={weights}", "--batch_sizes", "1"]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(
+        [*command, "--port", "0", "--max_delay", "0.3"], stderr=subprocess.PIPE, text=True, env=environment
+    ) as running:
+        line = running.stderr.readline()
+        running.port = int(re.search(r"listening on http://127.0.0.1:(\d+)", line)[1])
+        yield running
+        running.kill()

@@ -2,8 +2,8 @@
 
 import asyncio
 import base64
-import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,10 +18,9 @@ from servers import LIMITS, encoded, ready, serving
 import eca_jax
 from eca_jax.data.preprocess import eval_image
 from eca_jax.inference.ranking import softmax
-from eca_jax.serving import models
 from eca_jax.serving.limits import Limits
 from eca_jax.serving.models import Source
-from eca_jax.weights import load
+from eca_jax.weights import load, store
 
 RAW = [("content-type", "application/octet-stream")]
 JSON = [("content-type", "application/json")]
@@ -249,39 +248,45 @@ with running:
     assert prediction["classes"][0]["name"] in ("cat", "dog", "fox", "hen")
 
 
-def test_a_better_checkpoint_of_a_workdir_is_taken_and_a_damaged_one_is_not(weights, image, monkeypatch, caplog):
-    """Steps as the store would tell them: 1, then a better 2, then a 3 that cannot be read."""
-    steps = {"best": 1}
-    real = load.read_weights
+def test_a_workdirs_better_checkpoint_is_taken_and_a_damaged_one_is_not(weights, image, tmp_path, caplog):
+    """Step 1, then a worse 2, a better 3, and a better 4 whose arrays are lost."""
+    workdir = tmp_path / "run"
+    found = load.read_weights(weights)
+    workdir.mkdir()
+    store.write_json(store.absolute(workdir) / store.CONFIG_FILE, found.card.to_json())
+    checkpoints = store.CheckpointStore(workdir)
 
-    def read(path, **options):
-        if steps["best"] == 3:
-            raise ValueError("checkpoint 3 is damaged")
-        found = real(path, **options)
-        scaled = jax.tree.map(lambda leaf: leaf * steps["best"], found.variables["params"]["fc"])
-        params = found.variables["params"] | {"fc": scaled}
-        return dataclasses.replace(found, step=steps["best"], variables=found.variables | {"params": params})
+    def save(step, top1):
+        scaled = jax.tree.map(lambda leaf: leaf * step, found.variables)
+        checkpoints.save(step, {"variables": scaled}, {"epoch": step})
+        checkpoints.wait()
+        checkpoints.record(step, {"validation": {"top1": top1}})
 
-    monkeypatch.setattr(load, "read_weights", read)
-    monkeypatch.setattr(models, "_best_step", lambda path: steps["best"])
-    service, running = serving(Source(str(weights)), batch_sizes=(1,), outputs=("logits",), reload_seconds=0.05)
+    def predict():
+        return running.call("POST", "/v1/predict", image, RAW).json()
+
+    save(1, 0.5)
+    service, running = serving(Source(str(workdir)), batch_sizes=(1,), outputs=("logits",), reload_seconds=0.05)
     with running:
         ready(service)
-        first = running.call("POST", "/v1/predict", image, RAW).json()
-        steps["best"] = 2
-        second = eventually(lambda: running.call("POST", "/v1/predict", image, RAW).json(), "version", "2")
-        assert first["version"] == "1" and second["predictions"] != first["predictions"]
-        steps["best"] = 3
-        deadline = time.monotonic() + 30
-        while "checkpoint 3 is damaged" not in caplog.text:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert running.call("POST", "/v1/predict", image, RAW).json() == second
+        first = predict()
+        save(2, 0.4)
+        save(3, 0.6)
+        third = eventually(predict, lambda answer: answer["version"] == "3")
+        assert first["version"] == "1" and third["predictions"] != first["predictions"]
+        damaged = tmp_path / "4"
+        shutil.copytree(workdir / store.CHECKPOINTS / "3", damaged)
+        store.write_json(store.absolute(damaged / store.EVALUATION_FILE), {"validation": {"top1": 0.7}})
+        shutil.rmtree(damaged / "variables" / "d")
+        damaged.rename(workdir / store.CHECKPOINTS / "4")
+        eventually(lambda: caplog.text, lambda text: "no new weights: " in text)
+        assert predict() == third
+    checkpoints.close()
 
 
-def eventually(ask, key, value):
+def eventually(ask, is_so):
     deadline = time.monotonic() + 60
-    while (found := ask())[key] != value:
+    while not is_so(found := ask()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return found

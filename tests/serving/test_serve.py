@@ -1,10 +1,6 @@
 """`eca-jax serve` as a process: it ends by SIGTERM with what it accepted answered, and on bad input with one line."""
 
-import os
-import re
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -13,19 +9,6 @@ import pytest
 from servers import encoded
 
 from eca_jax.commands.main import main
-
-
-@pytest.fixture
-def process(weights, tmp_path):
-    command = [sys.executable, "-m", "eca_jax", "serve", "--weights", f"noise={weights}", "--batch_sizes", "1"]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
-    with subprocess.Popen(
-        [*command, "--port", "0", "--max_delay", "0.3"], stderr=subprocess.PIPE, text=True, env=environment
-    ) as running:
-        line = running.stderr.readline()
-        running.port = int(re.search(r"listening on http://127.0.0.1:(\d+)", line)[1])
-        yield running
-        running.kill()
 
 
 def ask(port, method, path, body=None):
