@@ -98,7 +98,9 @@ class Served:
             opened = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
         except UnidentifiedImageError:
             raise Refused(400, f"not an image of a kind that is read ({', '.join(IMAGE_FORMATS)})") from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's readers raise anything for damaged files
             raise Refused(400, f"cannot decode the image: {error}") from None
         with opened:
             # A sliver of an image is small as a file and huge once its short side is resized.

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 from servers import LIMITS, encoded, ready, serving
 
 import eca_jax
@@ -65,6 +67,26 @@ def test_one_image_in_every_form_has_the_predictors_answer_to_the_last_bit(serve
             (c.index, c.probability, c.name) for c in expected
         ]
         np.testing.assert_array_equal(np.array(prediction["features"], np.float32), features)
+
+
+def test_pictures_of_every_mode_are_prepared_as_the_predictor_does(server, predictor):
+    """A phone's JPEG on its side, CMYK, a palette with transparency, 16-bit greyscale, an animation."""
+    noise = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
+    image, exif = Image.fromarray(noise), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for picture, kind, options in (
+        (image, "JPEG", {"exif": exif}),
+        (image.convert("CMYK"), "JPEG", {}),
+        (image.convert("P"), "PNG", {"transparency": bytes(range(256))}),
+        (Image.fromarray(noise[..., 0].astype(np.uint16) << 8), "PNG", {}),
+        (image, "GIF", {"save_all": True, "append_images": [image.rotate(90)]}),
+        (image, "AVIF", {}),
+    ):
+        file = io.BytesIO()
+        picture.save(file, kind, **options)
+        (expected,) = predictor.top([file.getvalue()])
+        (prediction,) = server.call("POST", "/v1/predict", file.getvalue(), RAW).json()["predictions"]
+        assert [c["probability"] for c in prediction["classes"]] == [c.probability for c in expected]
 
 
 def test_many_images_are_answered_in_their_order(server, weights):
