@@ -1,11 +1,14 @@
-"""What the commands that take weights have in common: the arguments that say which, and the reading."""
+"""What the commands that take weights have in common: the arguments that say which, and the reading.
+
+Importing it imports no Flax, which a server of an exported model does without.
+"""
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eca_jax.weights.load import Weights, read_weights
-from eca_jax.weights.torch.names import SCHEMES
+if TYPE_CHECKING:
+    from eca_jax.weights.load import Weights
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +17,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_weights(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """The arguments that `read` needs."""
+    from eca_jax.weights.torch.names import SCHEMES
+
     parser.add_argument(
         "--weights",
         metavar="PATH",
@@ -21,7 +26,7 @@ def add_weights(parser: argparse.ArgumentParser, *, required: bool = True) -> No
         help="training workdir, weights directory, Hugging Face folder, or file: .safetensors, .pth, .pth.tar",
     )
     add_model(parser)
-    parser.add_argument("--step", type=_step, help="of a workdir: a step, or 'best' (the default)")
+    parser.add_argument("--step", type=step, help="of a workdir: a step, or 'best' (the default)")
     parser.add_argument("--raw", action="store_true", help="not the moving average of the weights, where that is there")
     parser.add_argument("--part", help="of a file that holds several: the entry or the prefix of the weights to take")
     parser.add_argument(
@@ -37,8 +42,10 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", metavar="FILE", help="a text file with one class name a line, in their order")
 
 
-def read(args: argparse.Namespace, **overrides: Any) -> Weights:
+def read(args: argparse.Namespace, **overrides: Any) -> "Weights":
     """The weights that the arguments name."""
+    from eca_jax.weights.load import read_weights
+
     weights = read_weights(
         args.weights,
         args.model,
@@ -50,11 +57,12 @@ def read(args: argparse.Namespace, **overrides: Any) -> Weights:
         **overrides,
     )
     if getattr(args, "classes", None):
-        weights = weights.with_class_names(_class_names(args.classes))
+        weights = weights.withread_class_names(read_class_names(args.classes))
     return weights
 
 
-def _step(text: str) -> int | str:
+def step(text: str) -> int | str:
+    """A type of arguments that are a step or 'best'."""
     if text == "best":
         return text
     try:
@@ -63,7 +71,7 @@ def _step(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"a number or 'best', not {text!r}") from None
 
 
-def _class_names(path: str) -> list[str]:
+def read_class_names(path: str) -> list[str]:
     """The lines of a file; blank ones at its end do not count."""
     try:
         return Path(path).read_text("utf-8-sig").rstrip().splitlines()

@@ -8,7 +8,7 @@ import re
 import sys
 from typing import Any
 
-from eca_jax.commands.options import positive
+from eca_jax.commands.options import add_classes, add_dtype, add_model, positive, read_class_names, step
 from eca_jax.compilation_cache import use_compilation_cache
 from eca_jax.serving.limits import Limits
 from eca_jax.serving.models import Models, Source
@@ -31,9 +31,13 @@ def add_parsers(subparsers: Any) -> None:
         help="what `predict` takes, or an exported .npz; more than once for several models, the first one the default "
         f"({QUICKSTART}, where that is)",
     )
-    parser.add_argument("--model", metavar="NAME", help="a name that `list` shows; not needed where the weights tell")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation (float32)")
+    add_model(parser)
+    parser.add_argument("--step", type=step, help="of a workdir: a step, or 'best' (the default, looked for again)")
     parser.add_argument("--raw", action="store_true", help="not the moving average of the weights, where that is there")
+    parser.add_argument("--part", help="of a file that holds several: the entry or the prefix of the weights to take")
+    parser.add_argument("--format", help="whose names the tensors of a PyTorch file have, as for `predict`")
+    add_dtype(parser)
+    add_classes(parser)
     parser.add_argument("--features", action="store_true", help="serve the features, too: as many programs again")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; 0.0.0.0 for all (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="the port; 0 for any that is free (8000)")
@@ -85,11 +89,15 @@ def _sources(args: argparse.Namespace) -> list[Source]:
     given = args.weights or ([QUICKSTART] if os.path.isdir(QUICKSTART) else [])
     if not given:
         raise ValueError(f"there is no {QUICKSTART}: say which --weights to serve, or run `make quickstart` first")
-    if args.model and len(given) > 1:
-        raise ValueError("--model names one model, and there are several --weights")
-    options = {"model": args.model, "dtype": args.dtype, "ema": False if args.raw else None}
-    chosen = {key: value for key, value in options.items() if value is not None}
-    return [Source(path, name, chosen) for name, path in map(_named, given)]
+    single = {name: getattr(args, name) for name in ("model", "step", "part", "format")}
+    options = {name: value for name, value in single.items() if value is not None}
+    if len(given) > 1 and (options or args.classes):
+        raise ValueError(f"--{next(iter(options), 'classes')} is of one model, and there are several --weights")
+    # An exported model has these settled, and refuses them.
+    options |= {"ema": False} if args.raw else {}
+    options |= {"dtype": args.dtype} if args.dtype != "float32" else {}
+    names = read_class_names(args.classes) if args.classes else None
+    return [Source(path, name, options, names) for name, path in map(_named, given)]
 
 
 def _named(text: str) -> tuple[str | None, str]:

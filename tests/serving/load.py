@@ -158,18 +158,27 @@ def megabytes(pid):
         return int(re.search(r"VmRSS:\s+(\d+)", file.read())[1]) // 1024
 
 
+def cpu_seconds(pid):
+    """Of all threads of a process so far; on a machine with other work it tells more than the clock."""
+    with open(f"/proc/{pid}/stat") as file:
+        user, system = file.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 async def measure(server, port, images, args):
     contents = [request(image) for image in images]
     warm = Tally()
     await closed(port, contents, args.clients, 3, warm)
     memory = [megabytes(server.pid)]
     holding = asyncio.ensure_future(stalled(port, contents[0]))
-    tally, parts = Tally(), 4
+    tally, parts, cpu = Tally(), 4, cpu_seconds(server.pid)
     for _ in range(parts):
         await closed(port, contents, args.clients, args.seconds / parts, tally)
         memory.append(megabytes(server.pid))
+    cpu_per_image = (cpu_seconds(server.pid) - cpu) / max(1, tally.statuses[200])
     holding.cancel()
-    report = {"closed": tally.figures(args.seconds) | {"lost": len(tally.lost)}, "memory_MB": memory}
+    figures = {"lost": len(tally.lost), "cpu_seconds_per_image": round(cpu_per_image, 4)}
+    report = {"closed": tally.figures(args.seconds) | figures, "memory_MB": memory}
     for share in (0.5, 0.9):
         tally, seconds = Tally(), args.seconds / 3
         await opened(port, contents, share * report["closed"]["images_per_second"], seconds, tally)
@@ -184,9 +193,9 @@ async def measure(server, port, images, args):
 
 
 def stream_rate(predictor, images, seconds):
-    """Images a second of the predictor's own stream, decoding included."""
+    """(images a second, CPU seconds an image) of the predictor's own stream, decoding included."""
     list(predictor.stream(images[: predictor.batch_sizes[-1]]))
-    started, count = time.perf_counter(), 0
+    started, count, cpu = time.perf_counter(), 0, time.process_time()
 
     def files():
         while time.perf_counter() - started < seconds:
@@ -194,7 +203,7 @@ def stream_rate(predictor, images, seconds):
 
     for _ in predictor.stream(files()):
         count += 1
-    return count / (time.perf_counter() - started)
+    return count / (time.perf_counter() - started), (time.process_time() - cpu) / count
 
 
 def main():
@@ -219,8 +228,13 @@ def main():
         rates.append(stream_rate(predictor, images, args.seconds / 4))
     finally:
         server.kill()
-    report["predictor_images_per_second"] = [round(rate, 1) for rate in rates]
-    report["share"] = round(report["closed"]["images_per_second"] / np.mean(rates), 3)
+    speeds, cpu = zip(*rates, strict=True)
+    report["predictor"] = {
+        "images_per_second": [round(speed, 1) for speed in speeds],
+        "cpu_seconds_per_image": [round(seconds, 4) for seconds in cpu],
+    }
+    report["share"] = round(report["closed"]["images_per_second"] / np.mean(speeds), 3)
+    report["share_by_cpu"] = round(np.mean(cpu) / report["closed"]["cpu_seconds_per_image"], 3)
     report["cpu_cores"], report["load_average"] = os.cpu_count(), os.getloadavg()[0]
     print(json.dumps(report, indent=2))
 
