@@ -57,7 +57,7 @@ def read(args: argparse.Namespace, **overrides: Any) -> "Weights":
         **overrides,
     )
     if getattr(args, "classes", None):
-        weights = weights.withread_class_names(read_class_names(args.classes))
+        weights = weights.with_class_names(read_class_names(args.classes))
     return weights
 
 
