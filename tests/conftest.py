@@ -18,6 +18,16 @@ def imagenet_dir(tmp_path_factory):
     4 classes (of 1,000) with TRAIN_PER_CLASS images each, and VALIDATION_EXAMPLES images, in 4 shards as the full set
     has 1,024.
     """
+    return prepared(tmp_path_factory, "tfrecord")
+
+
+@pytest.fixture(scope="session")
+def array_record_dir(tmp_path_factory):
+    """The same in ArrayRecord files."""
+    return prepared(tmp_path_factory, "array_record")
+
+
+def prepared(tmp_path_factory, file_format):
     from eca_jax.data.runtime import tensorflow
 
     tensorflow()
@@ -36,7 +46,7 @@ def imagenet_dir(tmp_path_factory):
     with tarfile.open(manual / "ILSVRC2012_img_val.tar", "w") as validation:
         for number in range(VALIDATION_EXAMPLES):
             add_to_tar(validation, f"ILSVRC2012_val_{number + 1:08d}.JPEG", example_jpeg(1000 + number))
-    builder = tfds.builder("imagenet2012", data_dir=str(root / "tfds"), try_gcs=False)
+    builder = tfds.builder("imagenet2012", data_dir=str(root / "tfds"), try_gcs=False, file_format=file_format)
     tfds.disable_progress_bar()
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(manual), num_shards=4))
     return root / "tfds"

@@ -11,6 +11,7 @@ asked for: prediction does, because its pictures come from people's phones.
 
 import functools
 import io
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -20,6 +21,10 @@ _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 # Pillow knows these formats by name and cannot decode them, or starts another program for it (Ghostscript for EPS).
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+# The last bytes of a whole file of the common formats, which some programs pad.
+_ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}
+_LAST = 64
 
 # What turns a picture of each EXIF orientation upright; 1 is upright.
 _UPRIGHT = {
@@ -84,6 +89,17 @@ def to_rgb(image: Image.Image, *, upright: bool = False) -> Image.Image:
     except Exception as error:
         raise _undecodable(error) from None
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def looks_complete(file: BinaryIO) -> bool:
+    """Whether an open file begins as a JPEG or PNG of allowed size and ends as one; False also for other formats."""
+    try:
+        with Image.open(file, formats=tuple(_ENDINGS)) as image:
+            ending = _ENDINGS[str(image.format)]
+            file.seek(max(0, file.seek(0, io.SEEK_END) - _LAST))
+            return ending in file.read()
+    except Exception:  # see `_undecodable`
+        return False
 
 
 def _undecodable(error: Exception) -> Exception:

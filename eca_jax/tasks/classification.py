@@ -83,7 +83,7 @@ class Classification:
             model=create_model(name, dtype=jnp.dtype(config["dtype"]), **options, **grouped),
             description=Card(name, options, how, best=cls.best),
             batch_size=examples,
-            open_source=lambda: load_source(dataset, data_dir),
+            open_source=lambda: load_source(dataset, data_dir, checked=("validation",)),
             crop_scale=tuple(config["crop_scale"]),
             crop_ratio=tuple(config["crop_ratio"]),
             flip=config["flip"],

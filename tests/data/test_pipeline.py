@@ -15,10 +15,12 @@ TRAIN_EXAMPLES = TRAIN_PER_CLASS * len(WNIDS)
 SETTINGS = dict(batch_size=12, image_size=32, seed=7, num_workers=2)
 
 
-@pytest.fixture(scope="module", params=["imagenet2012", "folder"])
+@pytest.fixture(scope="module", params=["tfrecord", "array_record", "folder"])
 def source(request):
-    directory = request.getfixturevalue("imagenet_dir" if request.param == "imagenet2012" else "folder_dir")
-    return load_source(request.param, directory)
+    if request.param == "folder":
+        return load_source("folder", request.getfixturevalue("folder_dir"))
+    directory = {"tfrecord": "imagenet_dir", "array_record": "array_record_dir"}[request.param]
+    return load_source("imagenet2012", request.getfixturevalue(directory))
 
 
 def take(batches, count):
@@ -56,6 +58,15 @@ def test_a_resumed_run_sees_the_same_pixels(source, start_step):
 def test_order_and_pixels_do_not_depend_on_the_worker_count(source):
     settings = SETTINGS | {"num_workers": 5}
     assert_equal(take(train_batches(source, **SETTINGS), 4), take(train_batches(source, **settings), 4))
+
+
+def test_an_epoch_of_array_records_is_a_permutation_of_them_all(array_record_dir):
+    source = load_source("imagenet2012", array_record_dir)
+    rows = list(itertools.islice(source.train_rows(40, 0, 0, 0, 40, 1), 80))  # however small the window
+    for epoch in (0, 1):
+        assert sorted(row.index for row in rows if row.epoch == epoch) == list(range(TRAIN_EXAMPLES))
+    assert [row.index for row in rows[:40]] != [row.index for row in rows[40:]]
+    assert {row.read()[1] for row in rows} == {0, 1, 2, 3}
 
 
 def test_processes_share_the_rows_of_each_batch(source):
@@ -145,10 +156,10 @@ def test_evaluation_meets_every_example_once(source, tmp_path):
         assert set(seen) == expected
 
 
-def test_folder_and_records_of_the_same_images_hold_the_same_labels(imagenet_dir, folder_dir):
+def test_folder_and_records_of_the_same_images_hold_the_same_labels(imagenet_dir, array_record_dir, folder_dir):
     """TFDS numbers 1,000 classes by name, and these four are the first of them."""
     tables = []
-    for name, directory in (("imagenet2012", imagenet_dir), ("folder", folder_dir)):
+    for name, directory in (("imagenet2012", imagenet_dir), ("imagenet2012", array_record_dir), ("folder", folder_dir)):
         batches = eval_batches(load_source(name, directory), "train", batch_size=16, image_size=28, resize_size=32)
         rows = [
             (image.tobytes(), int(label))
@@ -158,7 +169,7 @@ def test_folder_and_records_of_the_same_images_hold_the_same_labels(imagenet_dir
         ]
         assert len(rows) == TRAIN_EXAMPLES
         tables.append(dict(rows))
-    assert tables[0] == tables[1]
+    assert tables[0] == tables[1] == tables[2]
 
 
 @pytest.fixture
@@ -219,8 +230,9 @@ def test_a_file_that_has_gone_ends_the_run_with_its_name(damaged):
     assert "\n" not in str(error.value)
 
 
-def test_a_record_is_named_by_its_original_file(imagenet_dir):
-    source = load_source("imagenet2012", imagenet_dir)
+@pytest.mark.parametrize("directory", ["imagenet_dir", "array_record_dir"])
+def test_a_record_is_named_by_its_original_file(directory, request):
+    source = load_source("imagenet2012", request.getfixturevalue(directory))
     names = {source.describe("train", index).split()[0] for index in range(TRAIN_EXAMPLES)}
     assert names == {f"{wnid}_{number}.JPEG" for wnid in WNIDS for number in range(TRAIN_PER_CLASS)}
 

@@ -139,6 +139,20 @@ def test_links_that_lead_nowhere_are_named(pets):
         load_source("folder", pets)
 
 
+def test_damaged_pictures_are_named_before_they_are_needed(pets):
+    whole = (pets / "val" / "dog" / "dog_0.jpg").read_bytes()
+    (pets / "val" / "dog" / "padded.jpg").write_bytes(whole + bytes(100))  # looks odd, and is whole
+    load_source("folder", pets, checked=("train", "validation"))
+    (pets / "val" / "cat" / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    (pets / "val" / "dog" / "empty.jpg").touch()
+    (pets / "train" / "dog" / "none.jpg").write_bytes(b"<html>")
+    load_source("folder", pets)
+    with pytest.raises(ValueError, match=r"cannot decode validation image .*half\.jpg: .*truncated.* \(1 more"):
+        load_source("folder", pets, checked=("validation",))
+    with pytest.raises(ValueError, match=r"train image .*none\.jpg: not an image of a known format$"):
+        load_source("folder", pets, checked=("train",))
+
+
 def test_evaluation_needs_no_training_pictures(pets):
     shutil.rmtree(pets / "train")
     with pytest.raises(FileNotFoundError, match=r"no such directory: .*train"):

@@ -14,7 +14,9 @@ from eca_jax.data.sources.source import SPLITS, Row, Source
 __all__ = ["Row", "Source", "load_source"]
 
 
-def load_source(name: str, data_dir: str | os.PathLike | None = None, splits: Sequence[str] = SPLITS) -> Source:
+def load_source(
+    name: str, data_dir: str | os.PathLike | None = None, splits: Sequence[str] = SPLITS, checked: Sequence[str] = ()
+) -> Source:
     """Opens a data set.
 
     Args:
@@ -23,11 +25,20 @@ def load_source(name: str, data_dir: str | os.PathLike | None = None, splits: Se
       data_dir: the TFDS directory (default: TFDS's own), the root of the folder tree (required), or where the digits
         are kept (default: the user's cache directory). The first two may be in a bucket: gs://BUCKET/...
       splits: which of "train" and "validation" must be there: evaluation needs no training images.
+      checked: splits whose images are looked at now, as far as that is quick: where one that cannot be decoded ends
+        the run, it should end before hours of training.
 
     Raises:
-      ValueError: unknown name, or a folder tree that is not one.
+      ValueError: unknown name, a folder tree that is not one, or an image of `checked` that cannot be decoded.
       FileNotFoundError: the data set is not there; the message says how to prepare it.
     """
+    source = _open(name, data_dir, splits)
+    for split in checked:
+        source.check(split)
+    return source
+
+
+def _open(name: str, data_dir: str | os.PathLike | None, splits: Sequence[str]) -> Source:
     if name == "folder":
         if not data_dir:
             raise ValueError(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from eca_jax.data.decode import UndecodableImage, decode
 from eca_jax.data.sources.source import of_split
 
 # Where COCO 2017 keeps its splits; a data set of one's own has the same two files and folders.
@@ -161,11 +161,10 @@ def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
       FileNotFoundError: it is not there.
     """
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
+        pixels = np.asarray(decode(path.read_bytes()))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no image {path}") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except (UndecodableImage, OSError) as error:
         raise ValueError(f"{path} cannot be decoded: {error}") from None
     if pixels.shape[:2] != size:
         raise ValueError(f"{path} has {pixels.shape[:2]} pixels, and its annotations are of {size}")

@@ -5,12 +5,14 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from eca_jax.data.decode import UndecodableImage, decode, looks_complete
 from eca_jax.data.order import random_access_rows
 from eca_jax.data.sources.source import SPLITS, Row, of_split
 from eca_jax.data.sources.walk import Found, files_under, image_suffixes, is_tool_made
@@ -59,6 +61,20 @@ class FolderSource:
         """The file's path; bytes that are no UTF-8 are escaped."""
         return os.fsencode(self._of(self._paths, split)[index]).decode("utf-8", "backslashreplace")
 
+    def check(self, split: str) -> None:
+        """Looks at the beginning and the end of each file; decodes those that look damaged. Buckets are not looked at.
+
+        Raises:
+          ValueError: how many images cannot be decoded, the first one's path, and why.
+        """
+        paths = [] if "://" in str(self.root) else self._of(self._paths, split)
+        with ThreadPoolExecutor() as pool:
+            damaged = [(index, reason) for index, reason in enumerate(pool.map(_damage, paths)) if reason]
+        if damaged:
+            index, reason = damaged[0]
+            others = f" ({len(damaged) - 1} more cannot either)" if damaged[1:] else ""
+            raise ValueError(f"cannot decode {split} image {self.describe(split, index)}: {reason}{others}")
+
     def train_rows(
         self, batch_size: int, seed: int, start_step: int, first_row: int, num_rows: int, window: int
     ) -> Iterator[Row]:
@@ -77,6 +93,20 @@ class FolderSource:
         if split in _FOLDERS and split not in table:
             raise FileNotFoundError(f"no such directory: {self.root / _FOLDERS[split]}")
         return of_split(table, split)
+
+
+def _damage(path: str) -> str | None:
+    """Why the image cannot be decoded, if so."""
+    try:
+        with open(path, "rb") as file:
+            if not looks_complete(file):
+                file.seek(0)
+                decode(file.read())
+    except UndecodableImage as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _read(path: str, label: int) -> tuple[bytes, int]:

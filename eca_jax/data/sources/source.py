@@ -37,6 +37,9 @@ class Source(Protocol):
     def describe(self, split: str, index: int) -> str:
         """Where an example is stored, for messages to people."""
 
+    def check(self, split: str) -> None:
+        """Looks for images that cannot be decoded, as far as that is quick. ValueError names one, and why."""
+
     def train_rows(
         self, batch_size: int, seed: int, start_step: int, first_row: int, num_rows: int, window: int
     ) -> Iterator[Row]:
