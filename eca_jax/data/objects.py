@@ -126,7 +126,7 @@ def _batches(plan: Iterable[list[tuple[Example | None, int, bool]]], layout: Lay
         os.process_cpu_count() if hasattr(os, "process_cpu_count") else None
     ) as pool:
         for rows in plan:
-            made = list(pool.map(lambda row: make_row(*row, layout), rows))
+            made = list(pool.map(lambda row: make_row(row[0], row[1], row[2], layout), rows))
             yield {key: np.stack([row[key] for row in made]) for key in made[0]}
 
 

@@ -1,7 +1,7 @@
 """Convolution and dense layers with PyTorch's conventions: integer padding, and its initialisations."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def torch_uniform(fan_in: int) -> Initializer:
     """PyTorch's default for weights and biases of linear layers and convolutions: U(-1/√fan_in, 1/√fan_in)."""
     bound = fan_in**-0.5
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
@@ -46,6 +46,12 @@ class Conv(nn.Module):
     dtype: Dtype = jnp.float32
     kernel_init: Initializer = kaiming_fan_out
     bias_init: Initializer | None = None
+
+    @overload
+    def __call__(self, x: jax.Array) -> jax.Array: ...
+
+    @overload
+    def __call__(self, x: jax.Array, *, with_mean: Literal[True]) -> tuple[jax.Array, jax.Array]: ...
 
     @nn.compact
     def __call__(self, x: jax.Array, *, with_mean: bool = False) -> jax.Array | tuple[jax.Array, jax.Array]:

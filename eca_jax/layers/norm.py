@@ -74,13 +74,13 @@ class BatchNorm(nn.Module):
         return self._affine(x, train, with_mean=False, rising=True)[:3]
 
     @nn.compact
-    def _affine(self, x: jax.Array, train: bool, with_mean: bool, rising: bool) -> tuple[jax.Array | None, ...]:
+    def _affine(self, x: jax.Array, train: bool, with_mean: bool, rising: bool) -> tuple[Any, ...]:
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-        sign = jnp.where(scale < 0, -1.0, 1.0) if rising else 1.0
+        sign: Any = jnp.where(scale < 0, -1.0, 1.0) if rising else 1.0
         x = x * sign.astype(x.dtype) if rising else x
         if not train:
             a = sign * scale * jax.lax.rsqrt(running_var.value + self.epsilon)

@@ -58,8 +58,12 @@ class Preprocessing:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Preprocessing":
         """Inverse of `to_json`. Raises ValueError or TypeError for anything else."""
-        fields = {key: value for key, value in content.items() if key != "resize_size"}
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content.items()
+            if key != "resize_size"
+        }
+        return cls(**fields)
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any) -> jax.Array:

@@ -170,6 +170,7 @@ class Classification:
         }
 
     def train_batches(self, start_step: int, shard: Shard) -> Iterator[HostBatch]:
+        red, green, blue = (round(255 * value) for value in self.preprocessing.mean)
         return train_batches(
             self.source,
             batch_size=self.batch_size,
@@ -181,7 +182,7 @@ class Classification:
             flip=self.flip,
             interpolation=self.preprocessing.interpolation,
             augment=self.augment,
-            fill=tuple(round(255 * value) for value in self.preprocessing.mean),
+            fill=(red, green, blue),
             process_index=shard.index,
             process_count=shard.count,
         )

@@ -14,8 +14,10 @@ from eca_jax.data.sources.coco import ObjectSource
 from eca_jax.models.detection.paste import paste
 from eca_jax.sharding import gathered
 
-FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-FIGURES = (*FIGURES, "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
+FIGURES = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
+)
 
 
 class CocoMeter:

@@ -194,7 +194,7 @@ def open_source(dataset: str, data_dir: str, model: Detector, canvas: tuple[int,
     Raises ValueError for another name, and as `CocoSource` does.
     """
     if dataset == "shapes":
-        return ShapesSource(tuple(canvas))
+        return ShapesSource((canvas[0], canvas[1]))
     if dataset != "coco":
         raise ValueError(f"unknown dataset {dataset!r} of objects: choose coco or shapes")
     if not data_dir:

@@ -115,12 +115,13 @@ class CocoSource:
 
     def _objects(self, content: Mapping[str, Any]) -> list[tuple[Mapping, tuple[list, list, list]]]:
         """Each image with the boxes, labels and segmentations of its objects."""
+        images: dict[Any, tuple[Mapping, tuple[list, list, list]]]
         images = {image["id"]: (image, ([], [], [])) for image in content["images"]}
         seen = set()
         for annotation in content["annotations"]:
             if annotation.get("iscrowd"):
                 continue
-            image, objects = images.get(annotation.get("image_id"), (None, None))
+            image, objects = images.get(annotation.get("image_id"), (None, ([], [], [])))
             label = self._labels.get(annotation.get("category_id"))
             if annotation.get("id") in seen:
                 self.skipped["an id that is there twice"] += 1

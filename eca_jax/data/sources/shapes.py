@@ -38,7 +38,8 @@ class ShapesSource:
         from pycocotools import mask as coder
 
         height, width = self.size
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for example in self.examples(split):
             images.append({"id": example.image_id, "height": height, "width": width})
             for k, (box, label) in enumerate(zip(example.boxes.tolist(), example.labels.tolist(), strict=True)):

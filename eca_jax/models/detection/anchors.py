@@ -30,9 +30,9 @@ def _cells(scales: Sequence[float], stride: int, rules: Rules) -> np.ndarray:
     """[ratios * scales, 4], rounded to integers, half to even."""
     heights = np.sqrt(np.array(RATIOS, np.float32))
     widths = 1 / heights
-    scales = np.array(scales, np.float32)
-    width = (widths[:, None] * scales).reshape(-1)
-    height = (heights[:, None] * scales).reshape(-1)
+    sides = np.array(scales, np.float32)
+    width = (widths[:, None] * sides).reshape(-1)
+    height = (heights[:, None] * sides).reshape(-1)
     if rules.anchors == "corner":
         return np.round(np.stack([-width, -height, width, height], axis=1) / 2)
     centre, half_width, half_height = np.float32(0.5 * (stride - 1)), 0.5 * (width - 1), 0.5 * (height - 1)

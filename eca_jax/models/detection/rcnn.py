@@ -89,7 +89,7 @@ class FasterRCNN(Detector):
     def crops(self, levels: Levels, canvas: Canvas, boxes: jax.Array, output_size: int) -> jax.Array:
         """Crops [N, K, output_size, output_size, 256] of boxes [N, K, 4]."""
         levels = levels[: len(ROI_STRIDES)]
-        grids = [canvas.grid(level.shape[1:3]) for level in levels]
+        grids = [canvas.grid((level.shape[1], level.shape[2])) for level in levels]
         return roi_align(levels, grids, boxes, strides=ROI_STRIDES, output_size=output_size, rules=self.preset)
 
     def everything(self, images: jax.Array) -> Detections:

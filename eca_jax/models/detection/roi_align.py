@@ -55,7 +55,7 @@ def roi_align(
     starts = np.cumsum([0, *(f.shape[1] * f.shape[2] for f in features[:-1])])
     level = levels(boxes, rules, len(features))
 
-    def of_level(values: Sequence[int]) -> jax.Array:
+    def of_level(values: Sequence[int] | np.ndarray) -> jax.Array:
         return jnp.asarray(np.asarray(values))[level]
 
     first_cell = of_level(starts) + jnp.arange(images)[:, None] * per_image
@@ -108,5 +108,5 @@ def _axis(
     weights = jnp.stack([1 - fraction, fraction], axis=-1) * inside[..., None] / sampling
     count = len(start)
     weights = weights.reshape(count, output_size, 2 * sampling)
-    matrix = np.eye(output_size, dtype=np.float32)[None, :, :, None] * weights[:, None, :, :]
+    matrix = jnp.asarray(np.eye(output_size, dtype=np.float32))[None, :, :, None] * weights[:, None, :, :]
     return cells.reshape(count, -1), matrix.reshape(count, output_size, -1)
