@@ -12,6 +12,7 @@ from jax.extend import core
 from eca_jax import kernels
 from eca_jax.layers import attention, conv, norm
 from eca_jax.models import create_model, mobilenet_v2, preprocessing, resnet
+from eca_jax.models.registry import entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Counts:
     Attributes:
       model, image_size: what was counted; pixels.
       parameters: trainable scalars.
-      attention_parameters: those of channel attention.
+      attention_parameters: those of the attention.
       multiply_adds: of convolutions and matrix products for one image.
       paper_operations: for one image as the paper's counter took them (see `PaperCounter`); None for models that
         the paper does not have.
@@ -64,13 +65,14 @@ def count(name: str, *, image_size: int | None = None, **overrides: Any) -> Coun
         variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
     jaxpr = jax.make_jaxpr(model.apply)(variables, image)
     leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
-    gates = [leaf.size for path, leaf in leaves if counter.gates & {key.key for key in path}]
-    has_paper_count = isinstance(model, (resnet.ResNet, mobilenet_v2.MobileNetV2))
+    placed = getattr(model, "attention_spec", None)
+    attentions = [leaf.size for path, leaf in leaves if placed and placed.name in {key.key for key in path}]
+    has_paper_count = entry(name).weights_format != "timm"
     return Counts(
         model=name,
         image_size=size,
         parameters=sum(leaf.size for _, leaf in leaves),
-        attention_parameters=sum(gates),
+        attention_parameters=sum(attentions),
         multiply_adds=multiply_adds(jaxpr.jaxpr),
         paper_operations=counter.operations if has_paper_count else None,
     )
@@ -113,7 +115,6 @@ class PaperCounter:
     def __init__(self, count_activations: bool) -> None:
         self.count_activations = count_activations
         self.operations = 0
-        self.gates: set[str] = set()
         self._final_shape: tuple[int, ...] = ()
 
     def intercept(self, call, args, kwargs, context):
@@ -138,7 +139,6 @@ class PaperCounter:
         if isinstance(module, attention.ChannelConv):
             return out.size * module.kernel_size
         if isinstance(module, attention.ChannelGate):
-            self.gates.add(module.name)
             return average_pooling(x.shape)
         if isinstance(module, (resnet.BasicBlock, resnet.Bottleneck)):
             self._final_shape = out.shape

@@ -1,6 +1,16 @@
 """What the models are built from: no I/O, no configuration."""
 
-from eca_jax.layers.attention import ECA, ECAM, SE, ChannelGate, eca_kernel_size, global_average_pool
+from eca_jax.layers.attention import (
+    ECA,
+    ECAM,
+    SE,
+    ChannelGate,
+    create_attention,
+    eca_kernel_size,
+    global_average_pool,
+    list_attentions,
+    register_attention,
+)
 from eca_jax.layers.conv import Conv, Dense
 from eca_jax.layers.fold import conv_norm_gate
 from eca_jax.layers.norm import BatchNorm
@@ -14,6 +24,9 @@ __all__ = [
     "Conv",
     "Dense",
     "conv_norm_gate",
+    "create_attention",
     "eca_kernel_size",
     "global_average_pool",
+    "list_attentions",
+    "register_attention",
 ]

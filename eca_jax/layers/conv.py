@@ -11,6 +11,7 @@ from eca_jax.kernels import conv2d
 
 Dtype = Any
 Initializer = Callable[..., jax.Array]
+Layer = Callable[..., nn.Module]  # a class or a partial: called with what is left of its fields, it makes the module
 
 # N(0, sqrt(2 / (k * k * out))), the release's initialisation of convolutions; its fan-out ignores groups, as torch's.
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

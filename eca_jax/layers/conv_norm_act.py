@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 from flax import linen as nn
 
-Layer = Callable[..., nn.Module]
+from eca_jax.layers.conv import Layer
 
 
 class ConvNormAct(nn.Module):

@@ -12,6 +12,7 @@ known before the convolution runs.
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from eca_jax.kernels import compute_once, max_pool
 from eca_jax.layers.attention import ChannelGate
@@ -20,30 +21,31 @@ from eca_jax.layers.norm import BatchNorm, scale_shift
 
 
 def conv_norm_gate(
-    x: jax.Array, conv: Conv, norm: BatchNorm, gate: ChannelGate | None, *, train: bool, fold: bool = True
+    x: jax.Array, conv: Conv, norm: BatchNorm, gate: nn.Module | None, *, train: bool, fold: bool = True
 ) -> jax.Array:
     """gate(norm(conv(x))): [N, H, W, C] -> [N, H', W', C'].
 
-    `fold=False` runs the three layers one after another, the definition that the folded form must equal.
+    A `ChannelGate` is folded. `fold=False` runs the three layers one after another, the definition that the folded
+    form must equal, and so does any other attention: a module `(x, train) -> x`.
     """
     if gate is None:
         return norm(conv(x), train)
-    if not fold or not (train or conv.mean_commutes):
-        return gate(norm(conv(x), train), fast=fold)
+    if not fold or not isinstance(gate, ChannelGate) or not (train or conv.mean_commutes):
+        return gate(norm(conv(x), train), train)
     if not train:
         y, pooled = conv(compute_once(x), with_mean=True)
         a, b, _ = norm.affine(y, train)
         # Rounded as `scale_shift` rounds them: the descriptor is then that of the result, and a TPU keeps one form of
         # each instead of two.
         a, b = a.astype(norm.dtype), b.astype(norm.dtype)
-        weights = gate.gate(a.astype(jnp.float32) * pooled + b.astype(jnp.float32), fast=True)
+        weights = gate.gate(a.astype(jnp.float32) * pooled + b.astype(jnp.float32))
         # By factors: their products, one for each example, would be two more small programs before the convolution.
         return scale_shift(y.astype(norm.dtype), a, b) * weights[:, None, None, :].astype(norm.dtype)
     y = conv(x)
     a, b, pooled = norm.affine(y, train, with_mean=True)
     if a.shape[0] > 1:  # one row for each example instead of each group
         a, b = (jnp.repeat(v, y.shape[0] // v.shape[0], axis=0) for v in (a, b))
-    weights = gate.gate(a * pooled + b, fast=True)
+    weights = gate.gate(a * pooled + b)
     return scale_shift(y.astype(norm.dtype), weights * a, weights * b)
 
 

@@ -8,16 +8,14 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from eca_jax.kernels import max_pool
-from eca_jax.layers.attention import ECA
-from eca_jax.layers.conv import Conv
+from eca_jax.layers.conv import Conv, Layer
 from eca_jax.layers.conv_norm_act import ConvNormAct
-from eca_jax.layers.norm import BatchNorm
 from eca_jax.layers.self_attention import BottleneckAttention, HaloAttention
-from eca_jax.models.timm_common import ClassifierHead, KernelSizes, Layer, register_timm, stage_attentions
+from eca_jax.models.network import BatchNormNetwork, ClassifierHead
+from eca_jax.models.timm_common import kernel_size_rule, register_timm
 
 STEM_CHANNELS = (24, 32, 64)
 
@@ -29,7 +27,7 @@ class Bottleneck(nn.Module):
       features: output channels; the inner layers have a quarter.
       group_size: channels a group of the 3x3 convolution; None is one group.
       layer, norm: partials that make convolution, BatchNorm and activation, and BatchNorm alone.
-      attention: makes the channel gate; None for none.
+      attention: makes the attention; None for none.
       self_attention: makes the layer that takes the place of both.
     """
 
@@ -53,7 +51,7 @@ class Bottleneck(nn.Module):
         else:
             groups = inner // self.group_size if self.group_size else 1
             y = self.layer(inner, kernel_size=3, stride=self.stride, groups=groups, name="conv2_kxk")(y, train)
-            y = self.attention(name="attn")(y) if self.attention else y
+            y = self.attention()(y, train) if self.attention else y
         zero_norm = partial(self.norm, scale_init=nn.initializers.zeros)
         y = self.layer(self.features, act=None, norm=zero_norm, name="conv3_1x1")(y, train)
         return nn.silu(y + shortcut)
@@ -73,10 +71,13 @@ class Stem(nn.Module):
         return max_pool(x, window=3, stride=2, padding=1) if self.pool else x
 
 
-class ByobNet(nn.Module):
-    """Bottleneck network with ECA inside its blocks. NHWC images in, float32 logits out.
+class ByobNet(BatchNormNetwork):
+    """Bottleneck network with attention inside its blocks. NHWC images in, float32 logits out.
 
-    Attributes:
+    `features_only` returns what comes before the last convolution. `kernel_sizes` is one a stage, unused where a stage
+    has only self-attention; None is timm's rule.
+
+    Attributes, beside those of `BatchNormNetwork`:
       stage_sizes: blocks in each of the four stages.
       channels: output channels of each stage.
       group_size: see `Bottleneck`.
@@ -84,12 +85,6 @@ class ByobNet(nn.Module):
       final_features: of a last 1x1 convolution; None has none.
       self_attention: `BottleneckAttention`, `HaloAttention` or None, in the last `self_attention_blocks` blocks.
       image_size: pixels, the only size of image that a network with `BottleneckAttention` takes.
-      kernel_sizes: of ECA, one a stage (unused where a stage has only self-attention); None is timm's rule, "adaptive"
-        the paper's formula.
-      features_only: return the four stages' outputs, before the last convolution, instead of logits.
-      num_classes: 0 returns the pooled features, float32 [N, C].
-      bn_group_size: examples that share BatchNorm statistics; None is the whole batch.
-      dtype: of the computation; parameters, statistics and logits are float32.
     """
 
     stage_sizes: tuple[int, int, int, int] = (2, 2, 2, 2)
@@ -100,23 +95,17 @@ class ByobNet(nn.Module):
     self_attention: type[nn.Module] | None = None
     self_attention_blocks: int = 0
     image_size: int = 256
-    num_classes: int = 1000
-    attention: Layer | None = partial(ECA)
-    kernel_sizes: KernelSizes = None
-    features_only: bool = False
-    bn_group_size: int | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array | tuple[jax.Array, ...]:
-        norm = partial(BatchNorm, group_size=self.bn_group_size, dtype=self.dtype)
+        norm = self._norm()
         layer = partial(ConvNormAct, conv=partial(_conv, dtype=self.dtype), norm=norm, act=nn.silu)
 
         x = Stem(self.stem_pool, layer, name="stem")(x.astype(self.dtype), train)
         outputs = []
         blocks_left = sum(self.stage_sizes)
         # The attention of a block sees its inner channels.
-        attentions = stage_attentions(self.attention, self.kernel_sizes, tuple(c // 4 for c in self.channels))
+        attentions = self._attentions(kernel_size_rule([c // 4 for c in self.channels]))
         for stage, (blocks, attention) in enumerate(zip(self.stage_sizes, attentions, strict=True)):
             for index in range(blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
@@ -153,12 +142,13 @@ def _conv(features: int, kernel_size: int, stride: int, *, groups: int, dtype: A
     return Conv(features, kernel_size, stride, groups=groups, kernel_init=init, dtype=dtype, name=name)
 
 
-_self_attention = partial(ByobNet, group_size=16, self_attention_blocks=3)
+_eca = partial(ByobNet, attention="eca", attention_name="attn")
+_self_attention = partial(_eca, group_size=16, self_attention_blocks=3)
 
 register_timm(
     "eca_resnet33ts",
     partial(
-        ByobNet,
+        _eca,
         stage_sizes=(2, 3, 3, 2),
         channels=(256, 512, 1536, 1536),
         stem_pool=False,
@@ -167,7 +157,7 @@ register_timm(
     image_size=256,
     crop_pct=0.9,
 )
-register_timm("eca_resnext26ts", partial(ByobNet, group_size=32), image_size=256, crop_pct=0.9)
+register_timm("eca_resnext26ts", partial(_eca, group_size=32), image_size=256, crop_pct=0.9)
 register_timm(
     "eca_botnext26ts_256", partial(_self_attention, self_attention=BottleneckAttention), image_size=256, crop_pct=0.95
 )

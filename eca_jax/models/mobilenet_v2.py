@@ -1,23 +1,19 @@
 """MobileNetV2 (Sandler et al., CVPR 2018), and with ECA after each projection (ECA-Net's eca_mobilenetv2.py)."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.layers.attention import ECA, SE, ChannelGate, global_average_pool, round_channels
-from eca_jax.layers.conv import Conv, Dense
+from eca_jax.layers.attention import SE, global_average_pool, round_channels
+from eca_jax.layers.conv import Conv, Dense, Layer
 from eca_jax.layers.fold import conv_norm_gate
-from eca_jax.layers.norm import BatchNorm
+from eca_jax.models.naming import SE_SEQUENTIAL, Naming, Rule
+from eca_jax.models.network import BatchNormNetwork
 from eca_jax.models.registry import register
 
-Layer = Callable[..., nn.Module]
-
 # Table 2 of the MobileNetV2 paper: expansion, channels, blocks, stride of the first.
-STAGES = (
+INVERTED_RESIDUALS = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -38,7 +34,7 @@ class InvertedResidual(nn.Module):
     expansion: int
     conv: Layer
     norm: Layer
-    attention: Callable[[], ChannelGate] | None = None
+    attention: Layer | None = None
     fold: bool = True
 
     @nn.compact
@@ -56,51 +52,47 @@ class InvertedResidual(nn.Module):
         return x + y if self.stride == 1 and x.shape[-1] == self.features else y
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(BatchNormNetwork):
     """MobileNetV2, and with `attention` its SE and ECA forms. NHWC images in, float32 logits out.
 
-    Attributes:
+    `features_only` returns 24, 32, 96 and 320 channels. `kernel_sizes` is one for each of the 17 blocks; None is the
+    release's rule, 1 where the block's output has fewer than 96 channels and 3 elsewhere.
+
+    Attributes, beside those of `BatchNormNetwork`:
       width_mult: scales every layer's channels, rounded to multiples of 8.
       dropout: rate before the classifier (rng stream "dropout").
-      kernel_sizes: of ECA, one for each of the 17 blocks, or "adaptive" for the paper's formula; None is the
-        release's rule, 1 where the block's output has fewer than 96 channels and 3 elsewhere.
       small_images: the stem has stride 1, for images of about 32 pixels.
-      features_only: return the outputs at strides 4, 8, 16 and 32 (24, 32, 96 and 320 channels) instead of logits.
-      num_classes, attention, bn_group_size, fold, dtype: as in `eca_jax.models.resnet.ResNet`.
+      fold: as in `eca_jax.models.resnet.ResNet`.
     """
 
-    num_classes: int = 1000
     width_mult: float = 1.0
     dropout: float = 0.2
-    attention: Layer | None = None
-    kernel_sizes: tuple[int, ...] | Literal["adaptive"] | None = None
     small_images: bool = False
-    features_only: bool = False
-    bn_group_size: int | None = None
     fold: bool = True
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array | tuple[jax.Array, ...]:
-        conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, group_size=self.bn_group_size, dtype=self.dtype)
-
+        conv, norm = partial(Conv, dtype=self.dtype), self._norm()
         x = conv(round_channels(32 * self.width_mult), 3, 1 if self.small_images else 2, name="features_0_conv")(
             x.astype(self.dtype)
         )
         x = nn.relu6(norm(name="features_0_bn")(x, train))
         taps = []
-        blocks = [(t, c, s if i == 0 else 1) for t, c, n, s in STAGES for i in range(n)]
-        self._check_kernel_sizes(len(blocks))
-        for index, (expansion, channels, stride) in enumerate(blocks, start=1):
-            features = round_channels(channels * self.width_mult)
+        blocks = [
+            (t, round_channels(c * self.width_mult), s if i == 0 else 1)
+            for t, c, n, s in INVERTED_RESIDUALS
+            for i in range(n)
+        ]
+        rule = [1 if features < 96 else 3 for _, features, _ in blocks]
+        attentions = self._attentions(rule, each=f"for each of the {len(blocks)} blocks", fast=self.fold)
+        for index, ((expansion, features, stride), attention) in enumerate(zip(blocks, attentions, strict=True), 1):
             x = InvertedResidual(
                 features=features,
                 stride=stride,
                 expansion=expansion,
                 conv=conv,
                 norm=norm,
-                attention=self._attention(index, features),
+                attention=attention,
                 fold=self.fold,
                 name=f"features_{index}",
             )(x, train)
@@ -117,31 +109,35 @@ class MobileNetV2(nn.Module):
         init = {"kernel_init": nn.initializers.normal(0.01), "bias_init": nn.initializers.zeros}
         return Dense(self.num_classes, **init, name="classifier")(pooled)
 
-    def _attention(self, index: int, features: int) -> Layer | None:
-        """What makes the channel gate of block `index`, the first being 1."""
-        if getattr(self.attention, "func", None) is not ECA or self.kernel_sizes == "adaptive":
-            return self.attention
-        if self.kernel_sizes is None:
-            return partial(self.attention, kernel_size=1 if features < 96 else 3)
-        return partial(self.attention, kernel_size=self.kernel_sizes[index - 1])
 
-    def _check_kernel_sizes(self, blocks: int) -> None:
-        if self.kernel_sizes is None:
-            return
-        if getattr(self.attention, "func", None) is not ECA:
-            raise ValueError("kernel_sizes belongs to networks with ECA")
-        if self.kernel_sizes != "adaptive" and len(self.kernel_sizes) != blocks:
-            raise ValueError(f"kernel_sizes takes one size for each of the {blocks} blocks, got {self.kernel_sizes}")
-
-
-register("mobilenet_v2", MobileNetV2, weights_format="torchvision")
-register(
-    "eca_mobilenet_v2",
-    partial(MobileNetV2, attention=partial(ECA, name="eca"), dropout=0.25),
-    weights_format="ecanet",
+# An inverted residual is a Sequential; the first does not expand, so that what follows moves up one place. What else
+# is in a block is its attention.
+_NAMES = (
+    Rule(r"^features_(0|18)_conv$", r"features/\1/0"),
+    Rule(r"^features_(0|18)_bn$", r"features/\1/1"),
+    Rule(r"^features_1/depthwise_conv$", r"features/1/conv/0/0"),
+    Rule(r"^features_1/depthwise_bn$", r"features/1/conv/0/1"),
+    Rule(r"^features_1/project_conv$", r"features/1/conv/1"),
+    Rule(r"^features_1/project_bn$", r"features/1/conv/2"),
+    Rule(r"^features_1/[^/]+", r"features/1/conv/3"),
+    Rule(r"^features_(\d+)/expand_conv$", r"features/\1/conv/0/0"),
+    Rule(r"^features_(\d+)/expand_bn$", r"features/\1/conv/0/1"),
+    Rule(r"^features_(\d+)/depthwise_conv$", r"features/\1/conv/1/0"),
+    Rule(r"^features_(\d+)/depthwise_bn$", r"features/\1/conv/1/1"),
+    Rule(r"^features_(\d+)/project_conv$", r"features/\1/conv/2"),
+    Rule(r"^features_(\d+)/project_bn$", r"features/\1/conv/3"),
+    Rule(r"^features_(\d+)/[^/]+", r"features/\1/conv/4"),
+    Rule(r"^classifier$", r"classifier/1"),
 )
-register(
-    "se_mobilenet_v2",
-    partial(MobileNetV2, attention=partial(SE, reduction=8, name="se"), dropout=0.25),
-    weights_format="ecanet",
+NAMING = Naming(
+    {"torchvision": _NAMES, "ecanet": (*_NAMES, *SE_SEQUENTIAL)},
+    classifier="classifier",
+    place=r"features_\d+",
+    stages=("features.3", "features.6", "features.13", "features.17"),
 )
+
+register("mobilenet_v2", MobileNetV2, weights_format="torchvision", naming=NAMING)
+_with_attention = partial(MobileNetV2, dropout=0.25)
+register("eca_mobilenet_v2", partial(_with_attention, attention="eca"), weights_format="ecanet", naming=NAMING)
+_se = partial(SE, reduction=8)
+register("se_mobilenet_v2", partial(_with_attention, attention=_se), weights_format="ecanet", naming=NAMING)

@@ -9,14 +9,15 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from eca_jax.kernels import max_pool
-from eca_jax.layers.attention import ECA, round_channels
+from eca_jax.layers.attention import round_channels
+from eca_jax.layers.conv import Layer
 from eca_jax.layers.pooling import halving_average_pool
 from eca_jax.layers.std_conv import ACTIVATION_GAIN, ScaledStdConv
-from eca_jax.models.timm_common import ClassifierHead, KernelSizes, Layer, register_timm, stage_attentions
+from eca_jax.models.network import ClassifierHead, Network
+from eca_jax.models.timm_common import kernel_size_rule, register_timm
 
 # α, which scales each residual branch, and so what a block adds to the variance: α².
 BRANCH_SCALE = 0.2
@@ -26,7 +27,7 @@ ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu}
 
 
 class NormFreeBlock(nn.Module):
-    """x + α · 2 · ECA(convolutions(act(x) · β)), pre-activated, the shortcut projected where shapes differ.
+    """x + α · 2 · attention(convolutions(act(x) · β)), pre-activated, the shortcut projected where shapes differ.
 
     Attributes:
       features: output channels; the inner convolutions have a quarter.
@@ -46,7 +47,7 @@ class NormFreeBlock(nn.Module):
     act: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         inner = round_channels(self.features / 4)
         groups = inner // self.group_size if self.group_size else 1
         y = self.act(x) * self.beta
@@ -57,7 +58,7 @@ class NormFreeBlock(nn.Module):
             y = self.conv(inner, 3, groups=groups, name="conv2b")(self.act(y))
         y = self.conv(self.features, 1, gain_init=nn.initializers.zeros, name="conv3")(self.act(y))
         if self.attention:
-            y = ATTENTION_GAIN * self.attention(name="attn_last")(y)
+            y = ATTENTION_GAIN * self.attention()(y, train)
         return BRANCH_SCALE * y + shortcut
 
     def _shortcut(self, x: jax.Array, activated: jax.Array) -> jax.Array:
@@ -67,10 +68,13 @@ class NormFreeBlock(nn.Module):
         return self.conv(self.features, 1, name="downsample_conv")(pooled)
 
 
-class NormFreeNet(nn.Module):
-    """Norm-free network with ECA after each block's last convolution. NHWC images in, float32 logits out.
+class NormFreeNet(Network):
+    """Norm-free network with attention after each block's last convolution. NHWC images in, float32 logits out.
 
-    Attributes:
+    `features_only` returns what comes before activation and last convolution. `kernel_sizes` is one a stage; None is
+    timm's rule.
+
+    Attributes, beside those of `Network`:
       stage_sizes: blocks in each of the four stages.
       channels: output channels of each stage.
       stem: widths of the stem's convolutions. One is a 7x7 of stride 2 and a max-pool; four are 3x3, the first and
@@ -78,10 +82,6 @@ class NormFreeNet(nn.Module):
       activation: "relu" or "silu"; its gain goes into the kernels that follow it.
       group_size, extra_conv: see `NormFreeBlock`.
       final_features: of a last 1x1 convolution; None has none.
-      kernel_sizes: of ECA, one a stage; None is timm's rule, "adaptive" the paper's formula.
-      features_only: return the four stages' outputs, before activation and last convolution, instead of logits.
-      num_classes: 0 returns the pooled features, float32 [N, C].
-      dtype: of the computation; parameters and logits are float32.
     """
 
     stage_sizes: tuple[int, int, int, int]
@@ -91,11 +91,6 @@ class NormFreeNet(nn.Module):
     group_size: int | None = None
     extra_conv: bool = False
     final_features: int | None = None
-    num_classes: int = 1000
-    attention: Layer | None = partial(ECA)
-    kernel_sizes: KernelSizes = None
-    features_only: bool = False
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array | tuple[jax.Array, ...]:
@@ -105,7 +100,7 @@ class NormFreeNet(nn.Module):
         x = Stem(self.stem, conv, act, name="stem")(x.astype(self.dtype))
         outputs = []
         variance = 1.0
-        attentions = stage_attentions(self.attention, self.kernel_sizes, self.channels)
+        attentions = self._attentions(kernel_size_rule(self.channels))
         for stage, (blocks, attention) in enumerate(zip(self.stage_sizes, attentions, strict=True)):
             for index in range(blocks):
                 x = NormFreeBlock(
@@ -118,7 +113,7 @@ class NormFreeNet(nn.Module):
                     attention=attention,
                     act=act,
                     name=f"stages_{stage}_{index}",
-                )(x)
+                )(x, train)
                 # A stage's first block starts its shortcut from normalised input, so the variance starts anew.
                 variance = (1.0 if index == 0 else variance) + BRANCH_SCALE**2
             outputs.append(x)
@@ -148,8 +143,9 @@ class Stem(nn.Module):
         return x
 
 
+_eca = partial(NormFreeNet, attention="eca", attention_name="attn_last")
 _light = partial(
-    NormFreeNet,
+    _eca,
     channels=(256, 512, 1536, 1536),
     stem=(16, 32, 64, 128),
     activation="silu",
@@ -157,12 +153,13 @@ _light = partial(
     extra_conv=True,
     final_features=3072,
 )
-_resnet = partial(NormFreeNet, channels=(256, 512, 1024, 2048), stem=(64,), activation="relu")
+_resnet = partial(_eca, channels=(256, 512, 1024, 2048), stem=(64,), activation="relu")
+_register = partial(register_timm, crop_pct=0.9)
 
-register_timm("eca_nfnet_l0", partial(_light, stage_sizes=(1, 2, 6, 3), final_features=2304), crop_pct=0.9)
-register_timm("eca_nfnet_l1", partial(_light, stage_sizes=(2, 4, 12, 6)), image_size=256, crop_pct=0.9)
-register_timm("eca_nfnet_l2", partial(_light, stage_sizes=(3, 6, 18, 9)), image_size=320, crop_pct=0.9)
-register_timm("eca_nfnet_l3", partial(_light, stage_sizes=(4, 8, 24, 12)), image_size=352, crop_pct=0.9)
-register_timm("nf_ecaresnet26", partial(_resnet, stage_sizes=(2, 2, 2, 2)), crop_pct=0.9)
-register_timm("nf_ecaresnet50", partial(_resnet, stage_sizes=(3, 4, 6, 3)), crop_pct=0.9)
-register_timm("nf_ecaresnet101", partial(_resnet, stage_sizes=(3, 4, 23, 3)), crop_pct=0.9)
+_register("eca_nfnet_l0", partial(_light, stage_sizes=(1, 2, 6, 3), final_features=2304))
+_register("eca_nfnet_l1", partial(_light, stage_sizes=(2, 4, 12, 6)), image_size=256)
+_register("eca_nfnet_l2", partial(_light, stage_sizes=(3, 6, 18, 9)), image_size=320)
+_register("eca_nfnet_l3", partial(_light, stage_sizes=(4, 8, 24, 12)), image_size=352)
+_register("nf_ecaresnet26", partial(_resnet, stage_sizes=(2, 2, 2, 2)))
+_register("nf_ecaresnet50", partial(_resnet, stage_sizes=(3, 4, 6, 3)))
+_register("nf_ecaresnet101", partial(_resnet, stage_sizes=(3, 4, 23, 3)))

@@ -8,8 +8,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 
 from eca_jax.models.inputs import Preprocessing
+from eca_jax.models.naming import Naming, Rules
+from eca_jax.models.network import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +24,19 @@ class Entry:
       preprocessing: of its published weights.
       weights_format: whose PyTorch names its weights have: "ecanet" (the release), "torchvision" or "timm"; of
         detectors "torchvision_detection" or "mmdet1".
+      naming: those names, and the family's others.
       task: what the model is for.
     """
 
     build: Callable[..., nn.Module]
     preprocessing: Preprocessing
     weights_format: str
+    naming: Naming
     task: str = "classification"
+
+    def rules(self, format: str | None = None) -> Rules:
+        """Of PyTorch's names in a format, its own unless given. Raises ValueError where it has no names in it."""
+        return self.naming.rules(format or self.weights_format)
 
 
 # Fields of every module that are not of the model itself.
@@ -41,13 +50,14 @@ def register(
     build: Callable[..., nn.Module],
     *,
     weights_format: str,
+    naming: Naming,
     preprocessing: Preprocessing | None = None,
     task: str = "classification",
 ) -> None:
     """Adds a model under `name`; see `Entry`."""
     if name in _ENTRIES:
         raise ValueError(f"model {name!r} is registered twice")
-    _ENTRIES[name] = Entry(build, preprocessing or Preprocessing(), weights_format, task)
+    _ENTRIES[name] = Entry(build, preprocessing or Preprocessing(), weights_format, naming, task)
 
 
 def entry(name: str) -> Entry:
@@ -81,11 +91,12 @@ def create_model(name: str, *, num_classes: int | None = None, dtype: Any = jnp.
       num_classes: outputs of the classifier; 0 makes the model return pooled features. None is 1000, and of detectors
         those of COCO with the background.
       dtype: of the computation; parameters, statistics and logits are float32.
-      **overrides: fields of the module, such as `kernel_sizes=(3, 5, 5, 7)`, `small_images=True`,
-        `bn_group_size=64`, `features_only=True` or `fold=False`.
+      **overrides: fields of the module, such as `attention="se"` with `attention_options={"reduction": 8}`,
+        `kernel_sizes=(3, 5, 5, 7)`, `small_images=True`, `bn_group_size=64`, `features_only=True` or `fold=False`.
 
     Raises:
-      ValueError: unknown name (suggests the nearest), or an override that the model does not have.
+      ValueError: unknown name, attention or option of it (suggests the nearest), or an override that the model does
+        not have.
     """
     build, known = entry(name).build, _options(name)
     for key in overrides:
@@ -93,8 +104,14 @@ def create_model(name: str, *, num_classes: int | None = None, dtype: Any = jnp.
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
             raise ValueError(f"{name} has no option {key!r}: {hint}")
+    options = overrides.get("attention_options")
+    if options is not None:
+        overrides["attention_options"] = FrozenDict(options)
     classes = {} if num_classes is None else {"num_classes": num_classes}
-    return build(dtype=dtype, **classes, **overrides)
+    model = build(dtype=dtype, **classes, **overrides)
+    if isinstance(model, Network):
+        _ = model.attention_spec  # a wrong name or option is an error here, not when the model first runs
+    return model
 
 
 def accepts(name: str, option: str) -> bool:
@@ -120,8 +137,13 @@ def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:
         if getattr(registered.build, "func", registered.build) is type(model):
             own = registered.build(num_classes=model.num_classes)
             differing = {key for key in fields if getattr(model, key) != getattr(own, key)}
-            found.append((len(differing), name, {key: getattr(model, key) for key in fields if key in differing}))
+            options = {key: getattr(model, key) for key in fields if key in differing}
+            found.append((len(differing), name, {key: _plain(value) for key, value in options.items()}))
     if not found:
         raise ValueError(f"a {type(model).__name__} is no registered model: give a name of `list_models()`")
     _, name, options = min(found, key=lambda entry: entry[0])
     return name, {"num_classes": model.num_classes, **options}
+
+
+def _plain(value: Any) -> Any:
+    return value.unfreeze() if isinstance(value, FrozenDict) else value

@@ -1,155 +1,205 @@
 """ResNet with channel attention after each block's last BatchNorm, before the residual sum.
 
-He et al., CVPR 2016 (the form with stride in the 3x3 convolution, as torchvision and the release have it), and
-ECA-Net's models/eca_resnet.py.
+He et al., CVPR 2016 (the form with stride in the 3x3 convolution, as torchvision and the release have it), ECA-Net's
+models/eca_resnet.py, and as data what timm varies: He et al., "Bag of Tricks for Image Classification", CVPR 2019 (the
+"D" form), Xie et al., CVPR 2017 (ResNeXt), and pruned widths. timm's networks are in `eca_jax.models.timm_resnet`.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from eca_jax.kernels import add_relu, compute_apart
-from eca_jax.layers.attention import ECA, SE, ChannelGate, global_average_pool
-from eca_jax.layers.conv import Conv, Dense
+from eca_jax.layers.attention import global_average_pool
+from eca_jax.layers.conv import Conv, Dense, Layer
 from eca_jax.layers.fold import conv_norm_gate, norm_relu_pool
-from eca_jax.layers.norm import BatchNorm
+from eca_jax.layers.pooling import halving_average_pool
+from eca_jax.models.naming import RESNET, SE_SEQUENTIAL, TIMM, Naming
+from eca_jax.models.network import BatchNormNetwork
 from eca_jax.models.registry import register
 
-Layer = Callable[..., nn.Module]
+# A stage: its output channels, and for each of its blocks the widths of the convolutions before the last.
+Stage = tuple[int, tuple[tuple[int, ...], ...]]
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions. `conv`, `norm` and `attention` are partials that make layers."""
+class Block(nn.Module):
+    """What both kinds of block have in common. [N, H, W, C] -> [N, H / stride, W / stride, features[-1]].
 
-    features: int
+    Attributes:
+      features: of its convolutions, one after another.
+      groups: of the 3x3 convolution between two of 1x1.
+      average_shortcut: halve the shortcut by an average before its 1x1 convolution, and not by that one's stride.
+      shortcut_names: of the shortcut's convolution and BatchNorm.
+      zero_init: the last BatchNorm's scale starts from zero, and the block from its shortcut.
+      conv, norm, attention: what makes the layers; None for no attention.
+      fold: see `ResNet`.
+    """
+
+    features: tuple[int, ...]
     stride: int
     conv: Layer
     norm: Layer
-    attention: Callable[[], ChannelGate] | None = None
+    attention: Layer | None = None
+    groups: int = 1
+    average_shortcut: bool = False
+    shortcut_names: tuple[str, str] = ("downsample_conv", "downsample_bn")
+    zero_init: bool = False
     fold: bool = True
+
+    # Output channels over those of the first convolution of a regular block, and the convolutions before the last.
+    expansion: ClassVar[int]
+    inner: ClassVar[int]
+
+    def _last(self, y: jax.Array, kernel_size: int, train: bool) -> jax.Array:
+        """The last convolution with its BatchNorm and the attention."""
+        number = len(self.features)
+        conv = self.conv(self.features[-1], kernel_size, name=f"conv{number}")
+        zero = {"scale_init": nn.initializers.zeros} if self.zero_init else {}
+        norm = self.norm(name=f"bn{number}", **zero)
+        gate = self.attention and self.attention()
+        return conv_norm_gate(y, conv, norm, gate, train=train, fold=self.fold)
+
+    def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
+        """The block's input, projected by a 1x1 convolution where its shape differs from the block's output."""
+        stride, features = self.stride, self.features[-1]
+        if stride == 1 and x.shape[-1] == features:
+            return x
+        if self.average_shortcut:
+            x = halving_average_pool(x) if stride == 2 else x
+            stride = 1
+        conv, norm = self.shortcut_names
+        return self.norm(name=norm)(self.conv(features, 1, stride, name=conv)(x), train)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions. See `Block`."""
+
     expansion = 1
+    inner = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        apart = not (train or self.attention) and x.shape[-1] == self.features
+        first, last = self.features
+        apart = not (train or self.attention) and x.shape[-1] == last
         if apart:  # conv1 and the sum read x, the sum of the block before, which would be computed again here
             x = compute_apart(x)
-        y = self.conv(self.features, 3, self.stride, name="conv1")(x)
+        y = self.conv(first, 3, self.stride, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train))
-        if apart and self.features > 64:  # conv1 would run inside conv2, which pays in stage 1 only
+        if apart and last > 64:  # conv1 would run inside conv2, which pays in stage 1 only
             y = compute_apart(y)
-        conv, norm = self.conv(self.features, 3, name="conv2"), self.norm(name="bn2")
-        gate = self.attention and self.attention()
-        y = conv_norm_gate(y, conv, norm, gate, train=train, fold=self.fold)
-        return add_relu(y, shortcut(x, self.features, self.stride, self.conv, self.norm, train))
+        return add_relu(self._last(y, 3, train), self._shortcut(x, train))
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, the last with four times the features. See `BasicBlock`."""
+class Bottleneck(Block):
+    """1x1, 3x3 and 1x1 convolutions, the last with four times the features in a regular block. See `Block`."""
 
-    features: int
-    stride: int
-    conv: Layer
-    norm: Layer
-    attention: Callable[[], ChannelGate] | None = None
-    fold: bool = True
     expansion = 4
+    inner = 2
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        features = self.features * self.expansion
-        y = nn.relu(self.norm(name="bn1")(self.conv(self.features, 1, name="conv1")(x), train))
-        if self.attention and not train and x.shape[-1] == features:
+        first, second, last = self.features
+        y = nn.relu(self.norm(name="bn1")(self.conv(first, 1, name="conv1")(x), train))
+        if self.attention and not train and x.shape[-1] == last:
             # The gate waits for all of conv2, so conv2 cannot run inside conv3 as it does in a plain network, and
             # conv1 would run inside conv2.
             y = compute_apart(y)
-        y = self.conv(self.features, 3, self.stride, name="conv2")(y)
+        y = self.conv(second, 3, self.stride, groups=self.groups, name="conv2")(y)
         y = nn.relu(self.norm(name="bn2")(y, train))
-        conv, norm = self.conv(features, 1, name="conv3"), self.norm(name="bn3")
-        gate = self.attention and self.attention()
-        y = conv_norm_gate(y, conv, norm, gate, train=train, fold=self.fold)
-        return add_relu(y, shortcut(x, features, self.stride, self.conv, self.norm, train))
+        return add_relu(self._last(y, 1, train), self._shortcut(x, train))
 
 
-def shortcut(x: jax.Array, features: int, stride: int, conv: Layer, norm: Layer, train: bool) -> jax.Array:
-    """The block's input, projected by a 1x1 convolution where its shape differs from the block's output."""
-    if stride == 1 and x.shape[-1] == features:
-        return x
-    return norm(name="downsample_bn")(conv(features, 1, stride, name="downsample_conv")(x), train)
-
-
-class ResNet(nn.Module):
+class ResNet(BatchNormNetwork):
     """ResNet, and with `attention` its SE and ECA forms. NHWC images in, float32 logits out.
 
-    Attributes:
+    Attributes, beside those of `BatchNormNetwork`:
       stage_sizes: blocks in each of the four stages.
       block: `BasicBlock` or `Bottleneck`.
-      num_classes: 0 returns the pooled features, float32 [N, C].
-      attention: makes the channel gate of a block; its name in the block comes with it.
-      kernel_sizes: of ECA, one a stage, or "adaptive" for the paper's formula on each block's output channels.
+      groups, base_width: groups of a bottleneck's 3x3 convolution, and channels in each where a stage of 64 has one
+        group (ResNeXt's "32x4d").
+      widths: output channels and inner widths of every block, for a network that is not regular; see `Stage`.
+      stem: widths of its 3x3 convolutions, the first of stride 2; a single width is one 7x7 convolution.
       small_images: a 3x3 stem of stride 1 and no max-pool, for images of about 32 pixels.
-      features_only: return the four stages' outputs (C2 to C5, strides 4 to 32) instead of logits.
-      bn_group_size: examples that share BatchNorm statistics; None is the whole batch.
-      fold: merge the gate into its neighbours (`eca_jax.layers.fold`); False runs it as a layer of its own.
-      dtype: of the computation; parameters, statistics and logits are float32.
+      average_shortcut, shortcut_names, zero_init: see `Block`.
+      rule: of ECA's kernel size in each stage where `kernel_sizes` is None; None is the paper's formula.
+      fold: merge a `ChannelGate` into its neighbours (`eca_jax.layers.fold`); False runs it as a layer of its own.
     """
 
     stage_sizes: tuple[int, int, int, int]
-    block: type[nn.Module] = Bottleneck
-    num_classes: int = 1000
-    attention: Layer | None = None
-    kernel_sizes: tuple[int, int, int, int] | Literal["adaptive"] | None = None
+    block: type[Block] = Bottleneck
+    groups: int = 1
+    base_width: int = 64
+    widths: tuple[Stage, Stage, Stage, Stage] | None = None
+    stem: tuple[int, ...] = (64,)
     small_images: bool = False
-    features_only: bool = False
-    bn_group_size: int | None = None
+    average_shortcut: bool = False
+    shortcut_names: tuple[str, str] = ("downsample_conv", "downsample_bn")
+    zero_init: bool = False
+    rule: tuple[int, int, int, int] | None = None
     fold: bool = True
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array | tuple[jax.Array, ...]:
-        conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, group_size=self.bn_group_size, dtype=self.dtype)
-
-        x = x.astype(self.dtype)
-        if self.small_images:
-            x = nn.relu(norm(name="bn1")(conv(64, 3, 1, name="conv1")(x), train))
-        else:
-            x = norm_relu_pool(conv(64, 7, 2, name="conv1")(x), norm(name="bn1"), train)
-
-        stages = []
-        for stage, (blocks, attention) in enumerate(zip(self.stage_sizes, self._attentions(), strict=True)):
-            for index in range(blocks):
+        conv, norm = partial(Conv, dtype=self.dtype), self._norm()
+        x = self._stem(x.astype(self.dtype), conv, norm, train)
+        outputs = []
+        attentions = self._attentions(self.rule or (None,) * 4, fast=self.fold)
+        for stage, ((channels, blocks), attention) in enumerate(zip(self._stages(), attentions, strict=True)):
+            for index, inner in enumerate(blocks):
                 x = self.block(
-                    features=64 * 2**stage,
+                    features=(*inner, channels),
                     stride=2 if stage > 0 and index == 0 else 1,
                     conv=conv,
                     norm=norm,
                     attention=attention,
+                    groups=self.groups,
+                    average_shortcut=self.average_shortcut,
+                    shortcut_names=self.shortcut_names,
+                    zero_init=self.zero_init,
                     fold=self.fold,
                     name=f"layer{stage + 1}_{index}",
                 )(x, train)
-            stages.append(x)
+            outputs.append(x)
         if self.features_only:
-            return tuple(stages)
+            return tuple(outputs)
         pooled = global_average_pool(x)
         return Dense(self.num_classes, name="fc")(pooled) if self.num_classes else pooled
 
-    def _attentions(self) -> list[Layer | None]:
-        """What makes the channel gate in each stage."""
-        if self.kernel_sizes is None or self.kernel_sizes == "adaptive":
-            return [self.attention] * len(self.stage_sizes)
-        if getattr(self.attention, "func", None) is not ECA:
-            raise ValueError("kernel_sizes belongs to networks with ECA")
-        if len(self.kernel_sizes) != len(self.stage_sizes):
-            raise ValueError(f"kernel_sizes takes one size a stage, got {self.kernel_sizes}")
-        return [partial(self.attention, kernel_size=k) for k in self.kernel_sizes]
+    def _stem(self, x: jax.Array, conv: Layer, norm: Layer, train: bool) -> jax.Array:
+        *first, last = self.stem
+        stride = 1 if self.small_images else 2
+        # Several convolutions are timm's Sequential: convolution, BatchNorm and ReLU, over and over, and the last.
+        for index, width in enumerate(first):
+            x = conv(width, 3, 1 if index else stride, name=f"conv1_{3 * index}")(x)
+            x = nn.relu(norm(name=f"conv1_{3 * index + 1}")(x, train))
+        if first:
+            x = conv(last, 3, name=f"conv1_{3 * len(first)}")(x)
+        else:
+            x = conv(last, 3 if self.small_images else 7, stride, name="conv1")(x)
+        if self.small_images:
+            return nn.relu(norm(name="bn1")(x, train))
+        return norm_relu_pool(x, norm(name="bn1"), train)
+
+    def _stages(self) -> tuple[Stage, ...]:
+        """Output channels and inner widths of every block."""
+        if self.widths is not None:
+            if (depths := tuple(len(blocks) for _, blocks in self.widths)) != tuple(self.stage_sizes):
+                raise ValueError(f"widths are of {depths} blocks a stage, and stage_sizes={tuple(self.stage_sizes)}")
+            return self.widths
+        if self.groups > 1 and self.block is BasicBlock:
+            raise ValueError(f"groups={self.groups} belongs to networks of bottlenecks")
+        stages = []
+        for stage, depth in enumerate(self.stage_sizes):
+            channels = 64 * 2**stage
+            inner = (channels * self.base_width // 64 * self.groups,) * self.block.inner
+            stages.append((channels * self.block.expansion, (inner,) * depth))
+        return tuple(stages)
 
 
-STAGES = {
+# Blocks of the paper's networks, by the number of layers.
+DEPTHS = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
@@ -164,10 +214,17 @@ RELEASED_KERNEL_SIZES = {
     101: (3, 3, 5, 7),
     152: (3, 3, 5, 7),
 }
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+NAMING = Naming(
+    {"torchvision": RESNET, "ecanet": (*RESNET, *SE_SEQUENTIAL), "timm": TIMM},
+    classifier="fc",
+    place=r"layer\d+",
+    stages=STAGES,
+)
 
-for _depth, (_block, _sizes) in STAGES.items():
-    _build = partial(ResNet, stage_sizes=_sizes, block=_block)
-    _eca = partial(_build, attention=partial(ECA, name="eca"), kernel_sizes=RELEASED_KERNEL_SIZES[_depth])
-    register(f"resnet{_depth}", _build, weights_format="torchvision")
-    register(f"eca_resnet{_depth}", _eca, weights_format="ecanet")
-    register(f"se_resnet{_depth}", partial(_build, attention=partial(SE, name="se")), weights_format="ecanet")
+for _depth, (_block, _sizes) in DEPTHS.items():
+    _build = partial(ResNet, stage_sizes=_sizes, block=_block, rule=RELEASED_KERNEL_SIZES[_depth])
+    register(f"resnet{_depth}", _build, weights_format="torchvision", naming=NAMING)
+    for _attention in ("eca", "se"):
+        _name = f"{_attention}_resnet{_depth}"
+        register(_name, partial(_build, attention=_attention), weights_format="ecanet", naming=NAMING)

@@ -1,146 +1,15 @@
-"""timm's ResNets: deep stems, average-pooled shortcuts, grouped convolutions, and pruned widths.
+"""timm's ResNets as data: deep stems, average-pooled shortcuts, grouped convolutions, and pruned widths.
 
-He et al., "Bag of Tricks for Image Classification", CVPR 2019 (the "D" form), and timm's models/resnet.py. The
-release's and torchvision's networks are in `eca_jax.models.resnet`. A network is data here: the widths of every
-convolution of every block, and the stem.
+timm's models/resnet.py; the network is `eca_jax.models.resnet.ResNet`.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-from flax import linen as nn
-
-from eca_jax.kernels import max_pool
-from eca_jax.layers.attention import ECA, SE, ChannelGate, global_average_pool
-from eca_jax.layers.conv import Conv, Dense, kaiming_fan_out
-from eca_jax.layers.fold import conv_norm_gate
-from eca_jax.layers.norm import BatchNorm
-from eca_jax.layers.pooling import halving_average_pool
-from eca_jax.models.timm_common import KernelSizes, Layer, register_timm, stage_attentions
-
-# Widths of a block's first two convolutions, for each block; and a stage, which is those and its output channels.
-Blocks = tuple[tuple[int, int], ...]
-Stage = tuple[int, Blocks]
-
-STAGE_CHANNELS = (256, 512, 1024, 2048)
-
-
-def regular(*depths: int, groups: int = 1, base_width: int = 64) -> tuple[Stage, ...]:
-    """Stages of these depths, the two inner convolutions `base_width * groups / 64` of a quarter of the output."""
-    inner = (channels // 4 * base_width // 64 * groups for channels in STAGE_CHANNELS)
-    return tuple((c, ((w, w),) * n) for c, w, n in zip(STAGE_CHANNELS, inner, depths, strict=True))
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, attention, residual sum, ReLU.
-
-    Attributes:
-      features: of the three convolutions.
-      groups: of the 3x3 convolution.
-      average_shortcut: halve the shortcut by an average before its 1x1 convolution, and not by that one's stride.
-      conv, norm, attention: partials that make layers.
-    """
-
-    features: tuple[int, int, int]
-    stride: int
-    groups: int
-    average_shortcut: bool
-    conv: Layer
-    norm: Layer
-    attention: Callable[[], ChannelGate] | None = None
-    fold: bool = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        first, second, last = self.features
-        y = nn.relu(self.norm(name="bn1")(self.conv(first, 1, name="conv1")(x), train))
-        y = self.conv(second, 3, self.stride, groups=self.groups, name="conv2")(y)
-        y = nn.relu(self.norm(name="bn2")(y, train))
-        conv, norm = self.conv(last, 1, name="conv3"), self.norm(name="bn3", scale_init=nn.initializers.zeros)
-        gate = self.attention and self.attention()
-        y = conv_norm_gate(y, conv, norm, gate, train=train, fold=self.fold)
-        return nn.relu(y + self._shortcut(x, train))
-
-    def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
-        stride, features = self.stride, self.features[-1]
-        if stride == 1 and x.shape[-1] == features:
-            return x
-        place = 0  # in timm's Sequential of pooling, convolution and BatchNorm
-        if self.average_shortcut:
-            x = halving_average_pool(x) if stride == 2 else x
-            stride, place = 1, 1
-        x = self.conv(features, 1, stride, name=f"downsample_{place}")(x)
-        return self.norm(name=f"downsample_{place + 1}")(x, train)
-
-
-class TimmResNet(nn.Module):
-    """ResNet as timm varies it. NHWC images in, float32 logits out.
-
-    Attributes:
-      stages: output channels and the blocks' inner widths, for each of the four stages.
-      groups: of the blocks' 3x3 convolutions.
-      stem: widths of its 3x3 convolutions, the first of stride 2; a single width is one 7x7 convolution.
-      average_shortcut: see `Bottleneck`.
-      kernel_sizes: of ECA, one a stage; None is timm's rule on the channels before pruning, (5, 5, 5, 7); "adaptive"
-        is the paper's formula on the block's output channels.
-      num_classes, attention, features_only, bn_group_size, fold, dtype: as in `eca_jax.models.resnet.ResNet`.
-    """
-
-    stages: tuple[Stage, ...]
-    num_classes: int = 1000
-    groups: int = 1
-    stem: tuple[int, ...] = (64,)
-    average_shortcut: bool = False
-    attention: Layer | None = None
-    kernel_sizes: KernelSizes = None
-    features_only: bool = False
-    bn_group_size: int | None = None
-    fold: bool = True
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array | tuple[jax.Array, ...]:
-        conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, group_size=self.bn_group_size, dtype=self.dtype)
-
-        x = self._stem(x.astype(self.dtype), conv, norm, train)
-        x = max_pool(x, window=3, stride=2, padding=1)
-        outputs = []
-        attentions = stage_attentions(self.attention, self.kernel_sizes, STAGE_CHANNELS)
-        for stage, ((channels, blocks), attention) in enumerate(zip(self.stages, attentions, strict=True)):
-            for index, inner in enumerate(blocks):
-                x = Bottleneck(
-                    features=(*inner, channels),
-                    stride=2 if stage > 0 and index == 0 else 1,
-                    groups=self.groups,
-                    average_shortcut=self.average_shortcut,
-                    conv=conv,
-                    norm=norm,
-                    attention=attention,
-                    fold=self.fold,
-                    name=f"layer{stage + 1}_{index}",
-                )(x, train)
-            outputs.append(x)
-        if self.features_only:
-            return tuple(outputs)
-        pooled = global_average_pool(x)
-        return Dense(self.num_classes, name="fc")(pooled) if self.num_classes else pooled
-
-    def _stem(self, x: jax.Array, conv: Layer, norm: Layer, train: bool) -> jax.Array:
-        *first, last = self.stem
-        if not first:
-            x = conv(last, 7, 2, name="conv1")(x)
-        else:
-            # timm's Sequential: convolution, BatchNorm and ReLU, over and over, and the last convolution.
-            for index, width in enumerate(first):
-                x = conv(width, 3, 1 if index else 2, name=f"conv1_{3 * index}")(x)
-                x = nn.relu(norm(name=f"conv1_{3 * index + 1}")(x, train))
-            x = conv(last, 3, name=f"conv1_{3 * len(first)}")(x)
-        return nn.relu(norm(name="bn1")(x, train))
-
+from eca_jax.layers.attention import SE
+from eca_jax.layers.conv import kaiming_fan_out
+from eca_jax.models.naming import TIMM, Naming
+from eca_jax.models.resnet import STAGES, ResNet
+from eca_jax.models.timm_common import kernel_size_rule, register_timm
 
 # What knapsack pruning with inner distillation left of the 50 and 101 layers (Aflalo et al., 2020).
 PRUNED_50 = (
@@ -162,23 +31,33 @@ PRUNED_101 = (
 )
 # fmt: on
 
-_eca = partial(TimmResNet, attention=partial(ECA, name="se"), average_shortcut=True)
+_timm = partial(
+    ResNet,
+    rule=kernel_size_rule((256, 512, 1024, 2048)),  # also where the stages are pruned to fewer channels
+    attention_name="se",
+    # Places in timm's Sequential of convolution and BatchNorm.
+    shortcut_names=("downsample_0", "downsample_1"),
+    zero_init=True,
+)
+# The same after an average, which comes first in the Sequential.
+_eca = partial(_timm, attention="eca", average_shortcut=True, shortcut_names=("downsample_1", "downsample_2"))
 _d = partial(_eca, stem=(32, 32, 64))
 _t = partial(_eca, stem=(24, 32, 64))
-_next = partial(_t, groups=32)
+_next = partial(_t, groups=32, base_width=4)
+_register = partial(register_timm, naming=Naming({"timm": TIMM}, classifier="fc", place=r"layer\d+", stages=STAGES))
 
-register_timm("ecaresnet26t", partial(_t, stages=regular(2, 2, 2, 2)), image_size=256)
-register_timm("ecaresnet50t", partial(_t, stages=regular(3, 4, 6, 3)), image_size=256)
-register_timm("ecaresnet50d", partial(_d, stages=regular(3, 4, 6, 3)))
-register_timm("ecaresnet50d_pruned", partial(_d, stages=PRUNED_50))
-register_timm("ecaresnet101d", partial(_d, stages=regular(3, 4, 23, 3)))
-register_timm("ecaresnet101d_pruned", partial(_d, stages=PRUNED_101))
-register_timm("ecaresnet200d", partial(_d, stages=regular(3, 24, 36, 3)), image_size=256, crop_pct=0.95)
-register_timm("ecaresnet269d", partial(_d, stages=regular(3, 30, 48, 8)), image_size=320, crop_pct=0.95)
-register_timm("ecaresnetlight", partial(_eca, stages=regular(1, 1, 11, 3)))
-register_timm("ecaresnext26t_32x4d", partial(_next, stages=regular(2, 2, 2, 2, groups=32, base_width=4)))
+_register("ecaresnet26t", partial(_t, stage_sizes=(2, 2, 2, 2)), image_size=256)
+_register("ecaresnet50t", partial(_t, stage_sizes=(3, 4, 6, 3)), image_size=256)
+_register("ecaresnet50d", partial(_d, stage_sizes=(3, 4, 6, 3)))
+_register("ecaresnet50d_pruned", partial(_d, stage_sizes=(3, 4, 6, 3), widths=PRUNED_50))
+_register("ecaresnet101d", partial(_d, stage_sizes=(3, 4, 23, 3)))
+_register("ecaresnet101d_pruned", partial(_d, stage_sizes=(3, 4, 23, 3), widths=PRUNED_101))
+_register("ecaresnet200d", partial(_d, stage_sizes=(3, 24, 36, 3)), image_size=256, crop_pct=0.95)
+_register("ecaresnet269d", partial(_d, stage_sizes=(3, 30, 48, 8)), image_size=320, crop_pct=0.95)
+_register("ecaresnetlight", partial(_eca, stage_sizes=(1, 1, 11, 3)))
+_register("ecaresnext26t_32x4d", partial(_next, stage_sizes=(2, 2, 2, 2)))
 # As timm has it now; its older releases gave this name the depths of the one above, and published no weights.
-register_timm("ecaresnext50t_32x4d", partial(_next, stages=regular(3, 4, 6, 3, groups=32, base_width=4)))
-register_timm("resnet50d", partial(_d, stages=regular(3, 4, 6, 3), attention=None))
-_se = partial(SE, divisor=8, use_bias=True, kernel_init=kaiming_fan_out, name="se")
-register_timm("seresnet50", partial(TimmResNet, stages=regular(3, 4, 6, 3), attention=_se), crop_pct=0.95)
+_register("ecaresnext50t_32x4d", partial(_next, stage_sizes=(3, 4, 6, 3)))
+_register("resnet50d", partial(_d, stage_sizes=(3, 4, 6, 3), attention=None))
+_se = partial(SE, divisor=8, use_bias=True, kernel_init=kaiming_fan_out)
+_register("seresnet50", partial(_timm, stage_sizes=(3, 4, 6, 3), attention=_se), crop_pct=0.95)

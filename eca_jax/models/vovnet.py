@@ -4,18 +4,16 @@ With ECA in place of the squeeze-and-excitation of version 2, as timm's models/v
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.layers.attention import ECA
-from eca_jax.layers.conv import Conv
+from eca_jax.layers.conv import Conv, Layer
 from eca_jax.layers.conv_norm_act import ConvNormAct
-from eca_jax.layers.norm import BatchNorm
 from eca_jax.layers.pooling import halving_max_pool
-from eca_jax.models.timm_common import ClassifierHead, KernelSizes, Layer, register_timm, stage_attentions
+from eca_jax.models.network import BatchNormNetwork, ClassifierHead
+from eca_jax.models.timm_common import kernel_size_rule, register_timm
 
 # Output channels of the stages, and of the 3x3 convolutions in their blocks; the block has five of these.
 STAGE_CHANNELS = (256, 512, 768, 1024)
@@ -32,7 +30,7 @@ class OneShotAggregation(nn.Module):
       inner: channels of each 3x3 convolution.
       residual: add the input.
       layer: makes convolution, BatchNorm and activation.
-      attention: makes the channel gate; None for none.
+      attention: makes the attention; None for none.
     """
 
     features: int
@@ -49,41 +47,31 @@ class OneShotAggregation(nn.Module):
             outputs.append(layer(outputs[-1], train))
         y = self.layer(self.features, name="conv_concat")(jnp.concatenate(outputs, axis=-1), train)
         if self.attention:
-            y = self.attention(name="attn")(y)
+            y = self.attention()(y, train)
         return x + y if self.residual else y
 
 
-class VoVNet(nn.Module):
+class VoVNet(BatchNormNetwork):
     """VoVNet with attention in each stage's last block. NHWC images in, float32 logits out.
 
-    Attributes:
+    `kernel_sizes` is one a stage; None is timm's rule.
+
+    Attributes, beside those of `BatchNormNetwork`:
       stage_sizes: blocks in each of the four stages.
-      kernel_sizes: of ECA, one a stage; None is timm's rule, "adaptive" the paper's formula.
-      features_only: return the four stages' outputs (strides 4 to 32) instead of logits.
-      num_classes: 0 returns the pooled features, float32 [N, C].
-      bn_group_size: examples that share BatchNorm statistics; None is the whole batch.
-      dtype: of the computation; parameters, statistics and logits are float32.
     """
 
     stage_sizes: tuple[int, int, int, int]
-    num_classes: int = 1000
-    attention: Layer | None = partial(ECA)
-    kernel_sizes: KernelSizes = None
-    features_only: bool = False
-    bn_group_size: int | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array | tuple[jax.Array, ...]:
-        conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, group_size=self.bn_group_size, dtype=self.dtype)
+        conv, norm = partial(Conv, dtype=self.dtype), self._norm()
         layer = partial(ConvNormAct, conv=conv, norm=norm, act=nn.relu)
 
         x = x.astype(self.dtype)
         for index, (width, stride) in enumerate(zip(STEM_CHANNELS, (2, 1, 2), strict=True)):
             x = layer(width, kernel_size=3, stride=stride, name=f"stem_{index}")(x, train)
         outputs = []
-        attentions = stage_attentions(self.attention, self.kernel_sizes, STAGE_CHANNELS)
+        attentions = self._attentions(kernel_size_rule(STAGE_CHANNELS))
         for stage, (blocks, attention) in enumerate(zip(self.stage_sizes, attentions, strict=True)):
             x = halving_max_pool(x) if stage > 0 else x
             for index in range(blocks):
@@ -101,4 +89,4 @@ class VoVNet(nn.Module):
         return ClassifierHead(self.num_classes, name="head")(x)
 
 
-register_timm("eca_vovnet39b", partial(VoVNet, stage_sizes=(1, 1, 2, 2)))
+register_timm("eca_vovnet39b", partial(VoVNet, stage_sizes=(1, 1, 2, 2), attention="eca", attention_name="attn"))

@@ -15,14 +15,13 @@ from small_network import random_variables
 import eca_jax
 from eca_jax.data import eval_image
 from eca_jax.models import Preprocessing
-from eca_jax.models.timm_resnet import regular
 from eca_jax.weights.card import Card
 from eca_jax.weights.load import Weights
 
 FAMILIES = {
     "eca_resnet18": {"stage_sizes": (1, 1, 1, 1)},
     "eca_mobilenet_v2": {"width_mult": 0.5},
-    "ecaresnet26t": {"stages": regular(1, 1, 1, 1)},
+    "ecaresnet26t": {"stage_sizes": (1, 1, 1, 1)},
     "eca_resnext26ts": {"stage_sizes": (1, 1, 1, 1)},
     "eca_nfnet_l0": {"stage_sizes": (1, 1, 1, 1)},
     "eca_vovnet39b": {"stage_sizes": (1, 1, 1, 1)},

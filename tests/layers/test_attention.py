@@ -69,7 +69,7 @@ class Unit(nn.Module):
     def __call__(self, x, train):
         conv = Conv(24, self.kernel_size, self.stride, name="conv")
         norm = BatchNorm(group_size=self.group_size, name="bn")
-        return conv_norm_gate(x, conv, norm, self.gate(name="gate"), train=train, fold=self.fold)
+        return conv_norm_gate(x, conv, norm, self.gate(fast=self.fold, name="gate"), train=train, fold=self.fold)
 
 
 def assert_close(actual, expected, relative):

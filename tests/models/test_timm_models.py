@@ -12,7 +12,7 @@ import pytest
 
 import eca_jax
 from eca_jax.models.registry import entry
-from eca_jax.models.timm_resnet import PRUNED_50, regular
+from eca_jax.models.timm_resnet import PRUNED_50
 from eca_jax.weights.torch.peer import import_timm
 
 TIMM = [name for name in eca_jax.list_models() if entry(name).weights_format == "timm"]
@@ -20,9 +20,12 @@ TIMM = [name for name in eca_jax.list_models() if entry(name).weights_format == 
 # else makes it small; and the image size that it takes.
 STAGES = (1, 1, 1, 2)
 STRUCTURES = {
-    "ecaresnext26t_32x4d": ({"stages": regular(*STAGES, groups=32, base_width=4)}, 64),
-    "ecaresnet50d_pruned": ({"stages": tuple((c, blocks[-1:]) for c, blocks in PRUNED_50)}, 64),
-    "seresnet50": ({"stages": regular(*STAGES)}, 64),
+    "ecaresnext26t_32x4d": ({"stage_sizes": STAGES}, 64),
+    "ecaresnet50d_pruned": (
+        {"stage_sizes": (1,) * 4, "widths": tuple((c, blocks[-1:]) for c, blocks in PRUNED_50)},
+        64,
+    ),
+    "seresnet50": ({"stage_sizes": STAGES}, 64),
     "eca_resnet33ts": ({"stage_sizes": STAGES}, 64),
     "eca_botnext26ts_256": ({"stage_sizes": STAGES, "image_size": 64}, 64),
     "eca_halonext26ts": ({"stage_sizes": STAGES}, 256),

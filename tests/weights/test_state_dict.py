@@ -9,6 +9,7 @@ from originals import images, random_original, to_nchw
 
 import eca_jax
 from eca_jax.convert import MismatchError, from_torch, model_options, to_torch
+from eca_jax.models.registry import entry
 from eca_jax.weights.torch.names import LAYOUTS, POINTWISE, CropLayout, correspondence
 from eca_jax.weights.torch.verify import original
 
@@ -39,7 +40,7 @@ def test_a_shape_that_a_layout_cannot_have_is_none():
 def test_tensors_are_in_the_order_of_the_original(name):
     """The order of the state dict, and with it that of the parameters, which an optimizer's state is indexed by."""
     scheme = "ecanet" if name.startswith("eca") else "torchvision"
-    pairs = correspondence(eca_jax.create_model(name), 224, scheme)
+    pairs = correspondence(eca_jax.create_model(name), 224, entry(name).rules(scheme))
     module = original(name, {})
     assert [pair.key for pair in pairs] == list(module.state_dict())
     parameters = [pair.key for pair in pairs if pair.path[0] == "params"]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from eca_jax.layers.attention import AttentionSpec
 from eca_jax.layers.fpn import FPN
 from eca_jax.models.detection.canvas import Canvas, valid_area
 from eca_jax.models.detection.rules import Rules, rules
@@ -51,11 +52,13 @@ class Detector(nn.Module, kw_only=True):
         """The numbers that `rules` names. Raises ValueError for an unknown name."""
         return rules(self.rules)
 
+    @property
+    def attention_spec(self) -> AttentionSpec | None:
+        """The backbone's attention; None for none."""
+        return getattr(backbone(self), "attention_spec", None)
+
     def setup(self) -> None:
-        options = dict(self.backbone_options or {})
-        if self.kernel_sizes is not None:
-            options["kernel_sizes"] = self.kernel_sizes
-        self.body = create_model(self.backbone, features_only=True, dtype=self.dtype, **options)
+        self.body = backbone(self)
         self.fpn = self._pyramid()
 
     def _pyramid(self) -> FPN:
@@ -96,3 +99,11 @@ class Detector(nn.Module, kw_only=True):
         images = jnp.where(canvas.inside(images, sizes), images, jnp.zeros((), images.dtype))
         with valid_area(canvas):
             return self.fpn(self.body(images, train=False)[self.first_stage :]), canvas
+
+
+def backbone(detector: Detector) -> nn.Module:
+    """The detector's backbone, which returns its stages. Raises as `create_model` does."""
+    options = dict(detector.backbone_options or {})
+    if detector.kernel_sizes is not None:
+        options["kernel_sizes"] = detector.kernel_sizes
+    return create_model(detector.backbone, features_only=True, dtype=detector.dtype, **options)

@@ -1,9 +1,9 @@
 """What torchvision and mmdetection 1 call the detectors' parts: (pattern, replacement) for the paths of modules.
 
-The rules of the backbone's own family come first (`under`); the backbone lies at `body/`.
+The rules of the backbone's own family come first (`under_body`); the backbone lies at `body/`.
 """
 
-from collections.abc import Iterable
+from eca_jax.models.naming import Naming, Rule, Rules
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -58,12 +58,25 @@ MMDET1: Pairs = (
     (r"^head/cls_logits$", r"bbox_head/retina_cls"),
     (r"^head/bbox_reg$", r"bbox_head/retina_reg"),
 )
-SCHEMES = {"torchvision_detection": TORCHVISION, "torchvision_detection_v1": TORCHVISION_V1, "mmdet1": MMDET1}
 
 
-def under_body(rules: Iterable[tuple[str, str]]) -> Pairs:
+def naming(backbone: Rules) -> Naming:
+    """Of detectors on a backbone with these rules."""
+    body = under_body(backbone)
+    schemes = {"torchvision_detection": TORCHVISION, "torchvision_detection_v1": TORCHVISION_V1, "mmdet1": MMDET1}
+    return Naming(
+        {name: (*body, *(Rule(*pair) for pair in pairs)) for name, pairs in schemes.items()},
+        classifier="",  # `Detector.classes_of` knows the layers whose outputs are of classes
+        place=r"body/(layer|stages_|features_)\d+",
+        stages=(),
+    )
+
+
+def under_body(rules: Rules) -> Rules:
     """The rules of a family for the same modules below `body/`."""
     return tuple(
-        (rf"^body/{pattern[1:]}", rf"body/{replacement}") if pattern.startswith("^") else (pattern, replacement)
-        for pattern, replacement in rules
+        rule._replace(pattern=f"^body/{rule.pattern[1:]}", replacement=f"body/{rule.replacement}")
+        if rule.pattern.startswith("^")
+        else rule
+        for rule in rules
     )

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from eca_jax.models import mobilenet_v2, resnet
+from eca_jax.models.detection.names import naming
 from eca_jax.models.detection.rcnn import FasterRCNN, MaskRCNN
 from eca_jax.models.detection.retinanet import RetinaNet
 from eca_jax.models.inputs import Preprocessing
@@ -18,6 +20,9 @@ KERNEL_SIZES = {
     ("retinanet", 50): (3, 3, 7, 7),
 }
 
+# Of every backbone with PyTorch names of its own.
+NAMING = naming((*resnet.NAMING.rules("ecanet"), *mobilenet_v2.NAMING.rules("ecanet")))
+
 for _kind, _detector in KINDS.items():
     for _depth in (50, 101):
         _sizes = KERNEL_SIZES.get((_kind, _depth), (3, 3, 5, 7))
@@ -32,6 +37,7 @@ for _kind, _detector in KINDS.items():
                 f"{_kind}_{_backbone}_fpn",
                 partial(_build, backbone=_backbone),
                 weights_format=_format,
+                naming=NAMING,
                 preprocessing=PREPROCESSING,
                 task="detection",
             )

@@ -1,9 +1,7 @@
-"""Which PyTorch tensor each Flax parameter is: one table of names per naming scheme, used in both directions.
+"""Which PyTorch tensor each Flax parameter is: a family's rules (`eca_jax.models.naming`), used in both directions.
 
-A table turns the path of a Flax *module* into the name of the PyTorch module. It is an ordered list of `Rule`s, each
-a regular expression and what replaces it, applied one after another to the whole path; what is left of slashes
-becomes dots. Nothing else is needed, because submodules are named after their PyTorch counterparts:
-`layer1_0/downsample_conv` has to become `layer1.0.downsample.0`.
+The rules turn the path of a Flax *module* into the name of the PyTorch module: `layer1_0/downsample_conv` has to become
+`layer1.0.downsample.0`.
 
 The other direction needs no rules of its own. The model's own tree lists every path it has, so `correspondence`
 is a finite list of pairs, which `from_torch` reads from right to left and `to_torch` from left to right.
@@ -22,7 +20,8 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from eca_jax.models.detection import names as detection
+from eca_jax.models.naming import Rules
+from eca_jax.models.registry import entry, list_models
 
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
@@ -101,59 +100,8 @@ LEAVES = {
 COUNTS = "num_batches_tracked"
 
 
-class Rule(NamedTuple):
-    """`re.sub(pattern, replacement, path)`, and where the pattern occurs, how the module's kernel is laid out."""
-
-    pattern: str
-    replacement: str
-    kernel_layout: Layout | None = None
-
-
-_RESNET = (
-    Rule(r"^layer(\d+)_(\d+)/", r"layer\1/\2/"),
-    Rule(r"/downsample_conv$", r"/downsample/0"),
-    Rule(r"/downsample_bn$", r"/downsample/1"),
-)
-_MOBILENET_V2 = (
-    Rule(r"^features_(0|18)_conv$", r"features/\1/0"),
-    Rule(r"^features_(0|18)_bn$", r"features/\1/1"),
-    # The first block does not expand, so that what follows moves up one place.
-    Rule(r"^features_1/depthwise_conv$", r"features/1/conv/0/0"),
-    Rule(r"^features_1/depthwise_bn$", r"features/1/conv/0/1"),
-    Rule(r"^features_1/project_conv$", r"features/1/conv/1"),
-    Rule(r"^features_1/project_bn$", r"features/1/conv/2"),
-    Rule(r"^features_1/(eca|se)/", r"features/1/conv/3/"),
-    Rule(r"^features_(\d+)/expand_conv$", r"features/\1/conv/0/0"),
-    Rule(r"^features_(\d+)/expand_bn$", r"features/\1/conv/0/1"),
-    Rule(r"^features_(\d+)/depthwise_conv$", r"features/\1/conv/1/0"),
-    Rule(r"^features_(\d+)/depthwise_bn$", r"features/\1/conv/1/1"),
-    Rule(r"^features_(\d+)/project_conv$", r"features/\1/conv/2"),
-    Rule(r"^features_(\d+)/project_bn$", r"features/\1/conv/3"),
-    Rule(r"^features_(\d+)/(eca|se)/", r"features/\1/conv/4/"),
-    Rule(r"^classifier$", r"classifier/1"),
-)
-# Squeeze-and-Excitation as the release's ancestor (moskomule/senet.pytorch) names it: one Sequential.
-_SE_SEQUENTIAL = (
-    Rule(r"(^|/)fc1$", r"\1fc/0"),
-    Rule(r"(^|/)fc2$", r"\1fc/2"),
-)
-# timm's own families have timm's names, where a number is a place in a Sequential: stages_0_blocks_1/conv_mid_0.
-_TIMM = (
-    Rule(r"^(stages_\d+_\d+)/downsample_conv$", r"\1/downsample/conv"),
-    *_RESNET,
-    Rule(r"_(\d+)(?=[_/]|$)", r"/\1"),
-    Rule(r"(/\d+)_", r"\1/"),
-    Rule(r"/se/fc([12])$", r"/se/fc\1", kernel_layout=POINTWISE),
-)
-
-_BODY = detection.under_body(rule[:2] for rule in (*_RESNET, *_MOBILENET_V2, *_SE_SEQUENTIAL))
-
-SCHEMES: dict[str, tuple[Rule, ...]] = {
-    "torchvision": (*_RESNET, *_MOBILENET_V2),
-    "ecanet": (*_RESNET, *_MOBILENET_V2, *_SE_SEQUENTIAL),
-    "timm": _TIMM,
-    **{name: tuple(Rule(*pair) for pair in (*_BODY, *pairs)) for name, pairs in detection.SCHEMES.items()},
-}
+# Every format that some model's weights have; its own rules are with each family (`eca_jax.models.naming`).
+SCHEMES = tuple(dict.fromkeys(scheme for name in list_models() for scheme in entry(name).naming.schemes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,27 +125,25 @@ class Pair:
         return self.layout.torch_shape(self.shape)
 
 
-def correspondence(model: nn.Module, image_size: int, scheme: str) -> list[Pair]:
+def correspondence(model: nn.Module, image_size: int, rules: Rules) -> list[Pair]:
     """Every tensor of `model`, in the order of PyTorch's `state_dict` (the order in which the model runs).
 
     Nothing is computed: the tree is the abstract result of `model.init` on one image of `image_size` pixels.
 
     Raises:
-      ValueError: no scheme of that name, or two variables of the model get the same key.
+      ValueError: two variables of the model get the same key.
     """
-    if scheme not in SCHEMES:
-        raise ValueError(f"no naming scheme {scheme!r}: there are {', '.join(SCHEMES)}")
     shapes = abstract_variables(model, image_size)
     modules = {path[1:-1]: rank for rank, path in reversed(list(enumerate(shapes)))}
     pairs = []
     for path in sorted(shapes, key=lambda path: modules[path[1:-1]]):  # statistics beside their parameters
-        pairs.append(_pair(path, shapes[path], SCHEMES[scheme]))
+        pairs.append(_pair(path, shapes[path], rules))
         if path[0] == "batch_stats" and path[-1] == "var":
-            pairs.append(_pair((COUNTS, *path[1:-1], COUNTS), (), SCHEMES[scheme]))
+            pairs.append(_pair((COUNTS, *path[1:-1], COUNTS), (), rules))
     keys = [pair.key for pair in pairs]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the {scheme} names give two variables of the model the key {twice}")
+        raise ValueError(f"the names give two variables of the model the key {twice}")
     return pairs
 
 
@@ -214,12 +160,12 @@ def abstract_variables(model: nn.Module, image_size: int) -> dict[Path, Shape]:
     return {path: shapes[path].shape for path in order}
 
 
-def _pair(path: Path, shape: Shape, rules: tuple[Rule, ...]) -> Pair:
+def _pair(path: Path, shape: Shape, rules: Rules) -> Pair:
     module, leaf = "/".join(path[1:-1]), path[-1]
     layout = LAYOUTS.get((leaf, len(shape)), Layout(tuple(range(len(shape)))))
     for rule in rules:
         module, matches = re.subn(rule.pattern, rule.replacement, module)
-        if matches and rule.kernel_layout and leaf == "kernel":
-            layout = rule.kernel_layout
+        if matches and rule.pointwise and leaf == "kernel":
+            layout = POINTWISE
     key = ".".join(filter(None, (module.replace("/", "."), LEAVES.get(leaf, leaf))))
     return Pair(path, key, shape, layout)

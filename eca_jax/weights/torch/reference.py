@@ -83,7 +83,7 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = 64
-        block, stage_sizes = resnet.STAGES[depth]
+        block, stage_sizes = resnet.DEPTHS[depth]
         for stage, blocks in enumerate(stage_sizes):
             width, layers = 64 * 2**stage, []
             for index in range(blocks):
@@ -133,7 +133,7 @@ class MobileNetV2(nn.Module):
     def __init__(self, num_classes: int, dropout: float, attention: Callable[[int, int], nn.Module | None]):
         super().__init__()
         features, channels = [conv_bn_relu6(3, 32, 3, stride=2)], 32
-        for expansion, width, blocks, stride in mobilenet_v2.STAGES:
+        for expansion, width, blocks, stride in mobilenet_v2.INVERTED_RESIDUALS:
             for index in range(blocks):
                 layer = attention(len(features) - 1, width)
                 features.append(InvertedResidual(channels, width, stride if not index else 1, expansion, layer))
@@ -163,7 +163,7 @@ def build(name: str, *, num_classes: int = 1000, kernel_sizes: tuple[int, ...] |
       ValueError: no such network.
     """
     match = re.fullmatch(r"(eca_|se_|)(?:resnet(\d+)|mobilenet_v2)", name)
-    if not match or int(match[2] or 18) not in resnet.STAGES:
+    if not match or int(match[2] or 18) not in resnet.DEPTHS:
         raise ValueError(f"there is no reference network {name!r}")
     kind, depth = match[1], match[2]
     if depth is None:

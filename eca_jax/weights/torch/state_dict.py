@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from eca_jax.models.detection.detector import Detector
+from eca_jax.models.naming import Naming
 from eca_jax.models.registry import create_model, entry, list_models
 from eca_jax.weights.torch.names import COUNTS, Pair, Path, Shape, abstract_variables, correspondence
 
@@ -19,8 +20,6 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 # So many differences still look like the right model's. With more, the others are tried, which takes seconds.
 FEW = 10
-# The last module of the classifier's path in Flax: `fc`, `head/fc`, `classifier`.
-CLASSIFIERS = ("fc", "classifier")
 
 
 class MismatchError(ValueError):
@@ -166,7 +165,8 @@ def expected_keys(name: str, format: str | None, overrides: Mapping[str, Any]) -
     asked = _with_classifier(overrides)
     model = create_model(name, **asked)
     choices = [format] if format else formats(name)
-    return {pair.key for choice in choices for pair in correspondence(model, image_size(name, asked), choice)}
+    size = image_size(name, asked)
+    return {pair.key for choice in choices for pair in correspondence(model, size, entry(name).rules(choice))}
 
 
 def _infer(
@@ -176,9 +176,10 @@ def _infer(
     asked = _with_classifier(overrides)
     model = create_model(name, **asked)
     format, pairs = _best_format(name, model, found, [format] if format else formats(name), asked)
-    options = {**asked, **_inferred(model, pairs, found, asked)}
+    options = {**asked, **_inferred(name, model, pairs, found, asked)}
     if any(found(pair) not in (None, pair.shape) for pair in pairs):
-        pairs = correspondence(create_model(name, **options), image_size(name, options), format)
+        rules = entry(name).rules(format)
+        pairs = correspondence(create_model(name, **options), image_size(name, options), rules)
     return Resolved(name, format, {**options, **_headless(overrides)}, pairs)
 
 
@@ -196,7 +197,8 @@ def _best_format(
     asked: Mapping[str, Any],
 ) -> tuple[str, list[Pair]]:
     """The format in which most of the model's tensors are there, the first of equals, and its pairs."""
-    pairs = {choice: correspondence(model, image_size(name, asked), choice) for choice in choices}
+    size = image_size(name, asked)
+    pairs = {choice: correspondence(model, size, entry(name).rules(choice)) for choice in choices}
     if len(choices) == 1:
         return choices[0], pairs[choices[0]]
     best = max(choices, key=lambda choice: sum(found(pair) is not None for pair in pairs[choice]))
@@ -204,28 +206,34 @@ def _best_format(
 
 
 def _inferred(
-    model: nn.Module, pairs: Iterable[Pair], found: Callable[[Pair], Shape | None], asked: Mapping[str, Any]
+    name: str,
+    model: nn.Module,
+    pairs: Iterable[Pair],
+    found: Callable[[Pair], Shape | None],
+    asked: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The options that show in the tensors' shapes and were not asked for."""
+    naming = entry(name).naming
+    attention = getattr(model, "attention_spec", None)
+    kernel_path = attention.kernel_path if attention else ()
     options: dict[str, Any] = {}
     sizes: dict[str, int] = {}
     default_sizes: dict[str, int] = {}
     for pair in pairs:
         collection, *module, leaf = pair.path
-        if collection != "params" or leaf != "kernel":
+        if collection != "params":
             continue
-        shape = found(pair)
-        if shape and isinstance(model, Detector):
+        shape, path = found(pair), "/".join(module)
+        if shape and leaf == "kernel" and isinstance(model, Detector):
             classes = model.classes_of(tuple(module), shape[-1])
             options |= {"num_classes": classes} if classes else {}
-            module = module[1:] if module[0] == "body" else module
-        elif module[-1] in CLASSIFIERS and shape:
+        elif shape and leaf == "kernel" and path == naming.classifier:
             options["num_classes"] = shape[-1]
-        # ECA's is the only kernel with three axes. One size a stage (MobileNetV2: a block), which its first tells.
-        stage = re.match(r"layer\d+|stages_\d+|features_\d+", module[0])
-        if stage and len(pair.shape) == 3:
-            default_sizes.setdefault(stage[0], pair.shape[0])
-            sizes.setdefault(stage[0], shape[0] if shape else pair.shape[0])
+        # One kernel size for each place, which the place's first attention tells.
+        place = re.match(naming.place, path)
+        if place and kernel_path and pair.path[-len(kernel_path) :] == kernel_path:
+            default_sizes.setdefault(place[0], pair.shape[0])
+            sizes.setdefault(place[0], shape[0] if shape else pair.shape[0])
     if sizes != default_sizes:
         options["kernel_sizes"] = tuple(sizes.values())
     return {key: value for key, value in options.items() if key not in asked}
@@ -301,7 +309,8 @@ def _guess(found: Mapping[str, Shape], expected: Mapping[str, Shape], resolved: 
             return f": every key begins with {prefix!r}; take that away"
     strange = set(found) ^ set(expected)
     wrong = {key for key in expected if key in found and found[key] != expected[key]}
-    classifier = [pair for pair in resolved.pairs if pair.path[-2] in CLASSIFIERS and pair.key in wrong]
+    path = entry(resolved.name).naming.classifier
+    classifier = [pair for pair in resolved.pairs if "/".join(pair.path[1:-1]) == path and pair.key in wrong]
     if len(classifier) == len(wrong) == 2 and not strange:  # kernel and bias: a single one is damage
         there, asked = found[classifier[0].key][0], expected[classifier[0].key][0]
         return f": they have {there} classes, and num_classes={asked} was asked for"
@@ -318,12 +327,12 @@ def _guess(found: Mapping[str, Shape], expected: Mapping[str, Shape], resolved: 
 
 
 def _relatives(name: str) -> list[str]:
-    """Models that the same module builds, other than this one."""
+    """Models of the same family, other than this one."""
 
-    def module(other: str) -> Any:
-        return getattr(entry(other).build, "func", entry(other).build)
+    def family(other: str) -> tuple[Any, Naming]:
+        return getattr(entry(other).build, "func", entry(other).build), entry(other).naming
 
-    return [other for other in list_models() if other != name and module(other) is module(name)]
+    return [other for other in list_models() if other != name and family(other) == family(name)]
 
 
 def _fits(shapes: Mapping[str, Shape], name: str) -> bool:

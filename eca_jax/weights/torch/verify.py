@@ -18,13 +18,6 @@ from eca_jax.weights.torch.names import COUNTS
 from eca_jax.weights.torch.state_dict import image_size, to_torch
 from eca_jax.weights.torch.writer import as_torch, import_torch
 
-# Names that originals give to what `features_only` returns here, the outputs at strides 4, 8, 16 and 32.
-STAGES = (
-    ("layer1", "layer2", "layer3", "layer4"),
-    ("stages.0", "stages.1", "stages.2", "stages.3"),
-    ("features.3", "features.6", "features.13", "features.17"),
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
@@ -140,7 +133,8 @@ def compare(
         return hook
 
     modules = dict(module.named_modules())
-    places = next((places for places in STAGES if all(place in modules for place in places)), ())
+    places = entry(name).naming.stages
+    places = places if all(place in modules for place in places) else ()
     hooks = [modules[place].register_forward_hook(record(place)) for place in places]
     try:
         with torch.inference_mode():

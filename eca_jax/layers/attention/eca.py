@@ -1,18 +1,15 @@
-"""Channel attention: gates computed from the globally pooled descriptor of a feature map.
-
-Every layer here splits into `gate(pooled) -> weights`, which never sees the feature map, and the definition
-`layer(x) = x * gate(mean(x))`. The split is what lets `eca_jax.layers.fold` merge the gate into a neighbouring
-BatchNorm or convolution without knowing which attention it is.
-"""
+"""Efficient Channel Attention: a convolution along the channel axis of the pooled descriptor."""
 
 import math
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.layers.conv import Dense, Initializer, torch_uniform
+from eca_jax.layers.attention.base import ChannelGate, round_channels
+from eca_jax.layers.conv import torch_uniform
 
 
 def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
@@ -29,34 +26,30 @@ def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
     return t if t % 2 else t + 1
 
 
-def global_average_pool(x: jax.Array) -> jax.Array:
-    """Mean over height and width, accumulated in float32: [N, H, W, C] -> float32 [N, C]."""
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-
-
 class ChannelConv(nn.Module):
     """One-dimensional convolution along the channel axis of pooled descriptors, in float32.
 
     [N, C] -> [N, C] for `features=1`; several features, or several input features, add a last axis:
     [N, C, I] -> [N, C, F]. The kernel has shape (k, I, F), the layout of `lax.conv_general_dilated` for "WIO".
-    Channels beyond the ends count as zero, or wrap around where `circular`.
+    Channels beyond the ends count as zero, or wrap around where `circular`. With `fast`, a single filter runs as
+    `one_filter`.
     """
 
     kernel_size: int
     features: int = 1
     circular: bool = False
     use_bias: bool = False
+    fast: bool = False
 
     @nn.compact
-    def __call__(self, pooled: jax.Array, *, fast: bool = False) -> jax.Array:
-        """The convolution; with `fast`, a single filter runs as `one_filter`."""
+    def __call__(self, pooled: jax.Array) -> jax.Array:
         if self.kernel_size % 2 == 0 or self.kernel_size < 1:
             raise ValueError(f"the channel convolution needs an odd kernel size, got {self.kernel_size}")
         z = pooled.astype(jnp.float32)
         inputs = z.shape[2] if z.ndim == 3 else 1
         fan_in = self.kernel_size * inputs
         kernel = self.param("kernel", torch_uniform(fan_in), (self.kernel_size, inputs, self.features), jnp.float32)
-        if fast and z.ndim == 2 and self.features == 1:
+        if self.fast and z.ndim == 2 and self.features == 1:
             z = one_filter(z, kernel[:, 0, 0], self.circular)
         else:
             pad = self.kernel_size // 2
@@ -107,22 +100,6 @@ def _one_filter_bwd(circular, residuals, g):
 one_filter.defvjp(_one_filter_fwd, _one_filter_bwd)
 
 
-class ChannelGate(nn.Module):
-    """Base of every pooled channel attention: `layer(x) = x * gate(global_average_pool(x))`.
-
-    Subclasses define `gate`: float32 [N, C] -> float32 [N, C]. `fast` allows it another form of the same function,
-    which the folded networks ask for; the layer by itself is the definition.
-    """
-
-    def gate(self, pooled: jax.Array, *, fast: bool = False) -> jax.Array:
-        raise NotImplementedError
-
-    def __call__(self, x: jax.Array, *, fast: bool = False) -> jax.Array:
-        """Rescales the channels of `x`: [N, H, W, C] -> the same shape and dtype."""
-        weights = self.gate(global_average_pool(x), fast=fast)
-        return x * weights[:, None, None, :].astype(x.dtype)
-
-
 class ECA(ChannelGate):
     """Efficient Channel Attention (Wang et al., CVPR 2020, equations 9 and 12, figure 2).
 
@@ -140,10 +117,13 @@ class ECA(ChannelGate):
     b: float = 1
     circular: bool = False
 
+    name_in_block: ClassVar[str] = "eca"
+    kernel_path: ClassVar[tuple[str, ...]] = ("conv", "kernel")
+
     @nn.compact
-    def gate(self, pooled: jax.Array, *, fast: bool = False) -> jax.Array:
+    def gate(self, pooled: jax.Array) -> jax.Array:
         kernel_size = self.kernel_size or eca_kernel_size(pooled.shape[-1], self.gamma, self.b)
-        return nn.sigmoid(ChannelConv(kernel_size, circular=self.circular, name="conv")(pooled, fast=fast))
+        return nn.sigmoid(ChannelConv(kernel_size, circular=self.circular, fast=self.fast, name="conv")(pooled))
 
 
 class ECAM(ChannelGate):
@@ -160,41 +140,13 @@ class ECAM(ChannelGate):
     kernel_size: int | None = None
     reduction: int = 8
 
+    name_in_block: ClassVar[str] = "eca"
+    kernel_path: ClassVar[tuple[str, ...]] = ("conv2", "kernel")
+
     @nn.compact
-    def gate(self, pooled: jax.Array, *, fast: bool = False) -> jax.Array:
+    def gate(self, pooled: jax.Array) -> jax.Array:
         channels = pooled.shape[-1]
         kernel_size = self.kernel_size or max(eca_kernel_size(channels), 3)
         hidden = round_channels(channels / self.reduction)
         z = nn.relu(ChannelConv(1, features=hidden, use_bias=True, name="conv")(pooled))
         return nn.sigmoid(ChannelConv(kernel_size, use_bias=True, name="conv2")(z))
-
-
-class SE(ChannelGate):
-    """Squeeze-and-Excitation (Hu et al., CVPR 2018): two dense layers, ReLU between, sigmoid after.
-
-    Attributes:
-      reduction: C / reduction hidden units, rounded to a multiple of `divisor`.
-      use_bias: the paper's SE rows are bias-free; timm's have biases.
-      kernel_init: of both layers; None is PyTorch's default for linear layers.
-    """
-
-    reduction: int = 16
-    divisor: int = 1
-    use_bias: bool = False
-    kernel_init: Initializer | None = None
-
-    @nn.compact
-    def gate(self, pooled: jax.Array, *, fast: bool = False) -> jax.Array:
-        channels = pooled.shape[-1]
-        hidden = round_channels(channels / self.reduction, self.divisor, floor=0.0)
-        z = nn.relu(Dense(hidden, self.use_bias, kernel_init=self.kernel_init, name="fc1")(pooled))
-        return nn.sigmoid(Dense(channels, self.use_bias, kernel_init=self.kernel_init, name="fc2")(z))
-
-
-def round_channels(channels: float, divisor: int = 8, floor: float = 0.9) -> int:
-    """Nearest multiple of `divisor`, at least `divisor`, and never below `floor` times the channels asked for.
-
-    MobileNetV2's `_make_divisible`; `floor=0` leaves out the last rule.
-    """
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < floor * channels else rounded

@@ -1,0 +1,172 @@
+"""Attentions by name, and what a network asks of one: a layer for each of its places.
+
+An attention is a `flax.linen` module that is called as `module(x, train) -> x` on feature maps [N, H, W, C]. A network
+offers it what it knows, by the names of the module's own fields: `dtype` (of the computation), `bn_group_size`
+(examples that share statistics, for BatchNorm inside) and `kernel_size` (where the field's default is None, "choose
+one"). What the attention's options say comes before what the network offers.
+"""
+
+import dataclasses
+import difflib
+import fnmatch
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from flax import linen as nn
+
+from eca_jax.layers.attention.eca import ECA, ECAM
+from eca_jax.layers.attention.se import SE
+from eca_jax.layers.conv import Layer
+
+# A registered name, a module's class, or a `functools.partial` of a class.
+Attention = str | type[nn.Module] | functools.partial[nn.Module] | None
+# One for each place, the paper's formula everywhere, or the network's own rule.
+KernelSizes = Sequence[int] | Literal["adaptive"] | None
+
+_ATTENTIONS: dict[str, Layer] = {
+    "ceca": functools.partial(ECA, circular=True),
+    "eca": ECA,
+    "ecam": ECAM,
+    "se": SE,
+}
+
+
+def register_attention(name: str, build: type[nn.Module] | functools.partial[nn.Module]) -> None:
+    """Adds an attention under `name`, for `create_model(..., attention=name)` and `create_attention`.
+
+    Args:
+      build: a module's class, or a partial of one, called as `module(x, train)`; see this module for what a network
+        sets. A `ChannelGate` is folded into the BatchNorm before it; any other runs as a layer. Its parameters lie
+        under `name_in_block`, a class attribute, or "attention" without one.
+
+    Raises:
+      ValueError: the name is taken, or `build` is not such a class.
+    """
+    if name in _ATTENTIONS:
+        raise ValueError(f"attention {name!r} is registered twice")
+    resolve_attention(build)
+    _ATTENTIONS[name] = build
+
+
+def list_attentions(pattern: str = "*") -> list[str]:
+    """Names of the attentions that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(_ATTENTIONS, pattern))
+
+
+def create_attention(attention: str, /, **options: Any) -> nn.Module:
+    """The layer of that name, for a network of one's own: `create_attention("se", reduction=8)(x)`.
+
+    Args:
+      attention: one of `list_attentions()`.
+      **options: fields of the module, and flax's `name`.
+
+    Raises:
+      ValueError: unknown name or option; suggests the nearest.
+    """
+    name = options.pop("name", None)
+    spec = resolve_attention(attention, options)
+    return spec.build(**spec.options, name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionSpec:
+    """An attention before it has a place in a network; `resolve_attention` makes one.
+
+    Attributes:
+      build: the module's class.
+      options: values of its fields.
+      name: of the submodule in a block.
+    """
+
+    build: type[nn.Module]
+    options: Mapping[str, Any]
+    name: str
+
+    @property
+    def kernel_path(self) -> tuple[str, ...]:
+        """Where in a block the parameter lies whose first axis `kernel_sizes` sets; empty where that sets none."""
+        path = () if self.options.get("kernel_size") else getattr(self.build, "kernel_path", ())
+        return (self.name, *path) if path else ()
+
+    def layers(
+        self, rule: Sequence[int | None], kernel_sizes: KernelSizes, *, each: str, **offers: Any
+    ) -> list[functools.partial[nn.Module]]:
+        """What makes the layer at each place of a network.
+
+        Args:
+          rule: the network's own kernel size for each place, None for the attention's default there.
+          kernel_sizes: as the network was asked for; see `KernelSizes`.
+          each: how an error calls one place, "a stage".
+          **offers: values of fields, taken by a module that has the field where the options leave it open.
+
+        Raises:
+          ValueError: `kernel_sizes` is given to an attention without, or twice, or is not one for each place.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self.build)}
+        offered = {key: value for key, value in offers.items() if key in defaults}
+        layer = functools.partial(self.build, **offered | dict(self.options), name=self.name)
+        if kernel_sizes is None:
+            chooses = defaults.get("kernel_size", 0) in (None, dataclasses.MISSING)
+            sizes = rule if chooses and not self.options.get("kernel_size") else [None] * len(rule)
+            return [functools.partial(layer, kernel_size=size) if size else layer for size in sizes]
+        if "kernel_size" not in defaults:
+            raise ValueError(f"kernel_sizes belongs to networks with ECA, and {self.build.__name__} has no kernel_size")
+        if self.options.get("kernel_size"):
+            raise ValueError(
+                f"kernel_sizes is given beside the attention's own kernel_size={self.options['kernel_size']}"
+            )
+        if kernel_sizes == "adaptive":
+            return [functools.partial(layer, kernel_size=None)] * len(rule)
+        if len(kernel_sizes) != len(rule):
+            raise ValueError(f"kernel_sizes takes one size {each}, got {tuple(kernel_sizes)}")
+        return [functools.partial(layer, kernel_size=size) for size in kernel_sizes]
+
+
+def resolve_attention(
+    attention: Attention, options: Mapping[str, Any] | None = None, name: str | None = None
+) -> AttentionSpec | None:
+    """The attention that a network was asked for; None for none.
+
+    Args:
+      attention: see `Attention`.
+      options: values of the module's fields, beside those of a partial.
+      name: of the submodule in a block, unless a partial says it; None is the module's own.
+
+    Raises:
+      ValueError: unknown name or option (suggests the nearest), or nothing that makes a module.
+    """
+    if attention is None:
+        if options:
+            raise ValueError(f"attention_options {dict(options)} belong to no attention: `attention` is None")
+        return None
+    build = _named(attention) if isinstance(attention, str) else attention
+    partial = build if isinstance(build, functools.partial) else functools.partial(build)
+    if not (isinstance(partial.func, type) and issubclass(partial.func, nn.Module)):
+        raise ValueError(
+            "attention takes a name, a class of flax.linen.Module or a functools.partial of one, "
+            f"not an instance of {type(attention).__name__}"
+        )
+    fields = [
+        field for field in dataclasses.fields(partial.func) if field.init and field.name not in ("parent", "name")
+    ]
+    positional = [field.name for field in fields if not field.kw_only]
+    given = {**dict(zip(positional, partial.args, strict=False)), **partial.keywords, **(options or {})}
+    name = given.pop("name", None) or name or getattr(partial.func, "name_in_block", "attention")
+    known = {field.name for field in fields} - {"fast"}
+    label = repr(attention) if isinstance(attention, str) else partial.func.__name__
+    for key in given:
+        if key not in known:
+            raise ValueError(f"attention {label} has no option {key!r}: {_hint(key, known)}")
+    return AttentionSpec(partial.func, given, name)
+
+
+def _named(name: str) -> Layer:
+    if name not in _ATTENTIONS:
+        raise ValueError(f"unknown attention {name!r}: {_hint(name, list_attentions())}")
+    return _ATTENTIONS[name]
+
+
+def _hint(word: str, known: Sequence[str] | set[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(known)) or 'none'}"

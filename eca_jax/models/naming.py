@@ -1,0 +1,75 @@
+"""How families name their parts in PyTorch: plain data, which `eca_jax.weights.torch` applies."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Rule(NamedTuple):
+    """`re.sub(pattern, replacement, path)` on the path of a module, "layer1_0/downsample_conv".
+
+    Attributes:
+      pointwise: the dense layers that match are 1x1 convolutions in PyTorch.
+    """
+
+    pattern: str
+    replacement: str
+    pointwise: bool = False
+
+
+Rules = tuple[Rule, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """What the networks of a family are called in PyTorch.
+
+    Attributes:
+      schemes: for each set of names that the family has in PyTorch ("ecanet", the release's; "torchvision"; "timm"),
+        what turns the path of a Flax module into the name of the PyTorch module: rules that are applied one after
+        another, and what is left of slashes becomes dots. Submodules are named after their PyTorch counterparts, so
+        that little is left to do.
+      classifier: the path of the classifier.
+      place: pattern of the first part of a path, up to what has a kernel size of its own in `kernel_sizes`.
+      stages: PyTorch's names of the modules whose outputs `features_only` returns; empty where there is none.
+    """
+
+    schemes: Mapping[str, Rules]
+    classifier: str
+    place: str
+    stages: tuple[str, ...]
+
+    def rules(self, scheme: str) -> Rules:
+        """Those of a scheme. Raises ValueError where the family has no names in it."""
+        if scheme not in self.schemes:
+            raise ValueError(f"no naming scheme {scheme!r}: there are {', '.join(self.schemes)}")
+        return self.schemes[scheme]
+
+
+# ResNets, and networks that are built like them, have stages of blocks.
+RESNET = (
+    Rule(r"^layer(\d+)_(\d+)/", r"layer\1/\2/"),
+    Rule(r"/downsample_conv$", r"/downsample/0"),
+    Rule(r"/downsample_bn$", r"/downsample/1"),
+)
+# Squeeze-and-Excitation as the release's ancestor (moskomule/senet.pytorch) names it: one Sequential.
+SE_SEQUENTIAL = (
+    Rule(r"(^|/)fc1$", r"\1fc/0"),
+    Rule(r"(^|/)fc2$", r"\1fc/2"),
+)
+# timm's own families have timm's names, where a number is a place in a Sequential: stages_0_blocks_1/conv_mid_0.
+TIMM = (
+    Rule(r"^(stages_\d+_\d+)/downsample_conv$", r"\1/downsample/conv"),
+    *RESNET,
+    Rule(r"_(\d+)(?=[_/]|$)", r"/\1"),
+    Rule(r"(/\d+)_", r"\1/"),
+    Rule(r"/se/fc([12])$", r"/se/fc\1", pointwise=True),
+)
+
+# Of timm's own families, whose stages are a Sequential.
+TIMM_STAGES = Naming(
+    {"timm": TIMM},
+    classifier="head/fc",
+    place=r"stages_\d+",
+    stages=("stages.0", "stages.1", "stages.2", "stages.3"),
+)

@@ -1,0 +1,83 @@
+"""What every network here has in common: its options, its attention, its classifier."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from eca_jax.layers.attention import Attention, AttentionSpec, KernelSizes, global_average_pool, resolve_attention
+from eca_jax.layers.conv import Dense, Initializer, Layer
+from eca_jax.layers.norm import BatchNorm
+
+
+class Network(nn.Module, kw_only=True):
+    """Base of every network. NHWC images in, float32 logits out: `network(images, train=False)`.
+
+    Attributes:
+      num_classes: 0 returns the pooled features, float32 [N, C].
+      attention: of every block that has a place for one: a registered name, a module's class or a partial of one; None
+        for none. See `eca_jax.layers.attention.registry`.
+      attention_options: fields of the attention's module.
+      attention_name: of its submodule in a block; None is the attention's own name.
+      kernel_sizes: of ECA or another attention that has a kernel size, one for each place (a stage, or in MobileNetV2
+        a block), or "adaptive" for the paper's formula on the channels that arrive. None is the network's own rule.
+      features_only: return the outputs at strides 4, 8, 16 and 32 instead of logits.
+      dtype: of the computation; parameters, statistics and logits are float32.
+    """
+
+    num_classes: int = 1000
+    attention: Attention = None
+    attention_options: Mapping[str, Any] | None = None
+    attention_name: str | None = None
+    kernel_sizes: KernelSizes = None
+    features_only: bool = False
+    dtype: Any = jnp.float32
+
+    @property
+    def attention_spec(self) -> AttentionSpec | None:
+        """The attention with its options; None for none. Raises as `resolve_attention` does."""
+        return resolve_attention(self.attention, self.attention_options, self.attention_name)
+
+    def _attentions(self, rule: Sequence[int | None], *, each: str = "a stage", **offers: Any) -> list[Layer | None]:
+        """What makes the attention at each place. Arguments and errors are those of `AttentionSpec.layers`."""
+        spec = self.attention_spec
+        if spec is None:
+            if self.kernel_sizes is not None:
+                raise ValueError("kernel_sizes belongs to networks with ECA, and this one has no attention")
+            return [None] * len(rule)
+        return spec.layers(rule, self.kernel_sizes, each=each, dtype=self.dtype, **offers)
+
+
+class BatchNormNetwork(Network, kw_only=True):
+    """Base of the networks with BatchNorm.
+
+    Attributes:
+      bn_group_size: examples that share BatchNorm statistics; None is the whole batch.
+    """
+
+    bn_group_size: int | None = None
+
+    def _norm(self) -> Layer:
+        """What makes BatchNorm."""
+        return partial(BatchNorm, group_size=self.bn_group_size, dtype=self.dtype)
+
+    def _attentions(self, rule: Sequence[int | None], *, each: str = "a stage", **offers: Any) -> list[Layer | None]:
+        return super()._attentions(rule, each=each, bn_group_size=self.bn_group_size, **offers)
+
+
+class ClassifierHead(nn.Module):
+    """Features [N, H, W, C] -> float32 logits [N, num_classes], or the means [N, C] where there are no classes."""
+
+    num_classes: int
+    kernel_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pooled = global_average_pool(x)
+        if not self.num_classes:
+            return pooled
+        zeros = nn.initializers.zeros
+        return Dense(self.num_classes, kernel_init=self.kernel_init, bias_init=zeros, name="fc")(pooled)
