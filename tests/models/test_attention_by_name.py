@@ -1,7 +1,10 @@
 """Any attention in any network: by name, by class, by partial, and one of a stranger's own."""
 
+import functools
 import json
+import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,25 +34,14 @@ FAMILIES = {
 MAIN = ("resnet18", "mobilenet_v2", "resnet50d")
 
 
-# [example] A new attention, used by name in every family: a weight for each pixel.
-class SpatialGate(nn.Module):
-    """x · σ(BN(conv7x7([max, mean over channels]))), the second half of CBAM (Woo et al., ECCV 2018)."""
-
-    kernel_size: int = 7
-    dtype: Any = jnp.float32
-    bn_group_size: int | None = None
-    name_in_block = "spatial"
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = jnp.concatenate([x.max(-1, keepdims=True), x.mean(-1, keepdims=True)], axis=-1)
-        y = Conv(1, self.kernel_size, dtype=self.dtype, name="conv")(y)
-        y = BatchNorm(group_size=self.bn_group_size, dtype=self.dtype, name="bn")(y, train)
-        return x * nn.sigmoid(y)
-
-
-register_attention("spatial", SpatialGate)
-# [example]
+# A new attention, used by name in every family below: what docs/extend.md shows, run as it stands.
+_EXTEND = (Path(__file__).parents[2] / "docs" / "extend.md").read_text()
+_EXAMPLE: dict[str, Any] = {}
+exec(
+    next(code for code in re.findall(r"```python\n(.*?)```", _EXTEND, re.DOTALL) if "register_attention" in code),
+    _EXAMPLE,
+)
+SpatialGate = _EXAMPLE["SpatialGate"]
 
 
 class Bias(ChannelGate):
@@ -67,9 +59,14 @@ def shapes(name, **options):
     return {path: leaf.shape for path, leaf in flatten_dict(tree).items()}
 
 
+@functools.cache
+def plain_shapes(name):
+    return shapes(name, attention=None)
+
+
 def attention_part(name, **options):
     """Those of them that are the attention's: what the network has beside the plain one."""
-    plain = shapes(name, attention=None)
+    plain = plain_shapes(name)
     found = shapes(name, **options)
     assert plain.items() <= found.items()
     return {path: shape for path, shape in found.items() if path not in plain}
@@ -78,7 +75,7 @@ def attention_part(name, **options):
 @pytest.mark.parametrize("attention", ["ceca", "ecam", "se", "spatial", Bias])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_takes_every_attention(name, attention):
-    own = {"ceca": "eca", "ecam": "eca", "se": "se", "spatial": "spatial"}.get(attention, "attention")
+    own = {"ceca": "eca", "ecam": "eca", "se": "se"}.get(attention, "attention")
     assert {path[2] for path in attention_part(name, attention=attention)} == {FAMILIES[name][1] or own}
 
 
@@ -144,15 +141,15 @@ def run(form, attention, *, fold, train):
 
 @pytest.mark.parametrize("form", BLOCKS)
 def test_an_attention_with_a_map_runs_and_trains(form):
-    attention = partial(SpatialGate, name="spatial") if form == "mobilenet_v2" else "spatial"
+    attention = partial(SpatialGate, name="attention") if form == "mobilenet_v2" else "spatial"
     y, gradients, statistics, before = run(form, attention, fold=True, train=True)
     assert np.isfinite(y).all()
-    inside = [path for path in statistics if {"spatial", "se"} & set(path)]  # timm's ResNets name what is there "se"
+    inside = [path for path in statistics if {"attention", "se"} & set(path)]  # timm's ResNets name what is there "se"
     assert inside
     assert all(np.abs(statistics[path] - before[path]).max() > 0 for path in inside), "blocks pass `train`"
     for path, leaf in gradients.items():
         assert np.isfinite(leaf).all(), path
-        assert np.abs(leaf).max() > 0 or not {"spatial", "se"} & set(path), path
+        assert np.abs(leaf).max() > 0 or not {"attention", "se"} & set(path), path
     # It is no channel gate, so nothing is folded.
     np.testing.assert_array_equal(*(run(form, attention, fold=fold, train=False)[0] for fold in (True, False)))
 
@@ -191,12 +188,18 @@ def test_what_a_network_knows_reaches_an_attention_that_asks():
     images = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float32)
     with nn.intercept_methods(record):
         jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images)
-    assert {(module.dtype, module.bn_group_size, module.kernel_size) for module in seen} == {(jnp.bfloat16, 2, 7)}
+    assert {(module.dtype, module.bn_group_size, module.size) for module in seen} == {(jnp.bfloat16, 2, 7)}
     seen.clear()
-    mine = model.clone(attention=partial(SpatialGate, bn_group_size=4), attention_options={"kernel_size": 3})
+    mine = model.clone(attention=partial(SpatialGate, bn_group_size=4), attention_options={"size": 3})
     with nn.intercept_methods(record):
         jax.eval_shape(lambda x: mine.init(jax.random.key(0), x), images)
-    assert {(module.bn_group_size, module.kernel_size) for module in seen} == {(4, 3)}
+    assert {(module.bn_group_size, module.size) for module in seen} == {(4, 3)}
+
+
+def test_the_documented_example_is_a_network():
+    model = _EXAMPLE["model"]
+    tree = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), jnp.zeros((1, 64, 64, 3)))
+    assert tree["params"]["layer4_2"]["attention"]["conv"]["kernel"].shape == (3, 3, 2, 1)
 
 
 def test_names_and_options_go_through_json():
