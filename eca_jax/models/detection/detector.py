@@ -55,10 +55,10 @@ class Detector(nn.Module, kw_only=True):
     @property
     def attention_spec(self) -> AttentionSpec | None:
         """The backbone's attention; None for none."""
-        return getattr(backbone(self), "attention_spec", None)
+        return getattr(build_backbone(self), "attention_spec", None)
 
     def setup(self) -> None:
-        self.body = backbone(self)
+        self.body = build_backbone(self)
         self.fpn = self._pyramid()
 
     def _pyramid(self) -> FPN:
@@ -101,7 +101,7 @@ class Detector(nn.Module, kw_only=True):
             return self.fpn(self.body(images, train=False)[self.first_stage :]), canvas
 
 
-def backbone(detector: Detector) -> nn.Module:
+def build_backbone(detector: Detector) -> nn.Module:
     """The detector's backbone, which returns its stages. Raises as `create_model` does."""
     options = dict(detector.backbone_options or {})
     if detector.kernel_sizes is not None:

@@ -88,8 +88,7 @@ def write_release_checkpoint(
     """
     torch = import_torch(f"writing {path}")
     name, options = card.model, card.options
-    model, format = create_model(name, **options), format or entry(name).weights_format
-    pairs = correspondence(model, image_size(name, options), format)
+    pairs = correspondence(create_model(name, **options), image_size(name, options), entry(name).rules(format))
     parameters = [pair for pair in pairs if pair.path[0] == "params"]
     state_dict = torch_state_dict(tensors, card, prefix="module.")
     weights = [torch.nn.Parameter(state_dict[f"module.{pair.key}"]) for pair in parameters]
