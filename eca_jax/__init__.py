@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Where each name is found when it is first asked for: an exported model needs no Flax, a prediction no Orbax.
 _HOMES = {
+    "Detector": "eca_jax.inference.detector",
     "Predictor": "eca_jax.inference.predictor",
     "convert": None,
     "create_model": "eca_jax.models",

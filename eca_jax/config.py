@@ -31,7 +31,7 @@ def default_config() -> ml_collections.ConfigDict:
     """
     config = ml_collections.ConfigDict()
 
-    # What is trained: "classification", or "MODULE:CLASS" of one's own (see `eca_jax.tasks.task`).
+    # What is trained: "classification", "detection", or "MODULE:CLASS" of one's own (see `eca_jax.tasks.task`).
     config.task = "classification"
 
     # The model: a name that `eca-jax list` shows, and fields of its module, None for the model's own value.
@@ -45,6 +45,10 @@ def default_config() -> ml_collections.ConfigDict:
             "kernel_sizes": placeholder(object),
             "width_mult": placeholder(float),
             "dropout": placeholder(float),
+            # Of detectors.
+            "backbone": placeholder(str),
+            "backbone_options": placeholder(object),
+            "rules": placeholder(str),
         }
     )
     config.num_classes = 1000
@@ -66,6 +70,11 @@ def default_config() -> ml_collections.ConfigDict:
     config.flip = True
     config.augment = ""  # "rand-m7-mstd0.5-inc1", "original", "3a+jitter-0.3", "ta_wide": `eca_jax.data.augment.spec`
 
+    # Of task "detection", whose data are "coco" (a folder in COCO's layout) or "shapes" (drawn): images are resized to
+    # a short side of image_size, the long one at most 5/3 of it, on arrays of `canvas` (height, width) pixels, with at
+    # most `objects` objects.
+    config.detection = ml_collections.ConfigDict({"canvas": (1024, 1024), "objects": 100})
+
     # The optimization. The learning rate goes with the batch size: scale it when you change that.
     config.batch_size = 256  # over all devices of all processes
     config.num_epochs = 100
@@ -75,7 +84,7 @@ def default_config() -> ml_collections.ConfigDict:
         {"name": "step", "decay_epochs": 30, "decay_rate": 0.1, "warmup_epochs": 0.0}  # or name="cosine"
     )
     config.optimizer = ml_collections.ConfigDict(
-        {"momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "decay_kernels_only": False}
+        {"momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "decay_kernels_only": False, "frozen": ()}
     )
     config.label_smoothing = 0.0
     config.ema_decay = 0.0  # of a moving average of the weights, evaluated beside them; 0 keeps none

@@ -20,6 +20,7 @@ COMMANDS = {
     "verify": "compare a model with its PyTorch original on your own weights",
     "evaluate": "accuracy on a validation set, every image once",
     "predict": "classes of images",
+    "detect": "boxes, classes and masks of the objects in images",
     "serve": "models behind HTTP, and a page to try them",
     "export": "model and weights as one file that needs only JAX",
     "scale-report": "throughput and limits of TPU slices, from dry runs",

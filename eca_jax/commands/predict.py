@@ -40,7 +40,7 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    paths = list(_paths(args.images))
+    paths = list(image_paths(args.images))
     if not paths:
         raise ValueError(f"there are no images in {' '.join(args.images)}")
     use_compilation_cache()
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if not skipped else 1 if skipped < len(paths) else 2
 
 
-def _paths(arguments: Sequence[str]) -> Iterator[str]:
+def image_paths(arguments: Sequence[str]) -> Iterator[str]:
     """Names of files: those of folders and patterns in alphabetical order, those on standard input for a `-`."""
     for argument in arguments:
         if argument == "-":

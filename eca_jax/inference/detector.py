@@ -14,7 +14,7 @@ from eca_jax.data.objects import resize_bilinear, resized_size
 from eca_jax.models.detection.detector import Detector as Network
 from eca_jax.models.detection.paste import paste
 from eca_jax.models.inputs import Preprocessing
-from eca_jax.weights.load import read_weights
+from eca_jax.weights.load import Weights, read_weights
 
 MULTIPLE = 32
 Picture = str | os.PathLike | Image.Image | np.ndarray
@@ -49,9 +49,13 @@ class Detector:
         Raises:
           ValueError: also where the model is no detector.
         """
-        weights = read_weights(path, model, **options)
+        return cls.of(read_weights(path, model, **options))
+
+    @classmethod
+    def of(cls, weights: Weights) -> "Detector":
+        """From weights that are read. Raises ValueError where they are no detector's."""
         if not isinstance(weights.model, Network):
-            raise ValueError(f"{path} holds {weights.card.model}, which is no detector")
+            raise ValueError(f"{weights.card.model} is no detector")
         return cls(weights.model, weights.variables, weights.card.preprocessing, weights.card.class_names)
 
     def __call__(self, images: Picture | Sequence[Picture], *, threshold: float = 0.0) -> list[dict[str, np.ndarray]]:

@@ -1,7 +1,7 @@
 """What a task is: all that training, evaluation, checkpoints and the dry run know of what is trained.
 
 A task is an object with the members of `Task`; it need not inherit from it. A recipe names it: `config.task` is
-"classification" or "MODULE:CLASS" of one's own, whose `from_config` makes the task of a recipe.
+"classification", "detection" or "MODULE:CLASS" of one's own, whose `from_config` makes the task of a recipe.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,10 @@ HostBatch = Mapping[str, np.ndarray]
 # Sums over the examples of a batch that count, float32 scalars: "loss", "count" and whatever else a task keeps.
 Sums = dict[str, jax.Array]
 
-TASKS = {"classification": "eca_jax.tasks.classification:Classification"}
+TASKS = {
+    "classification": "eca_jax.tasks.classification:Classification",
+    "detection": "eca_jax.tasks.detection:Detection",
+}
 
 
 class Meter(Protocol):

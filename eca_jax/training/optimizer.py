@@ -1,6 +1,7 @@
 """SGD and the learning-rate schedules of the paper's recipes."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -57,19 +58,29 @@ def make_optimizer(
     nesterov: bool = False,
     weight_decay: float = 0.0,
     decay_kernels_only: bool = False,
+    frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """PyTorch's SGD: the decay joins the gradient before the momentum, the learning rate multiplies after it.
 
     v <- momentum * v + (gradient + weight_decay * w);  w <- w - schedule(step) * v.
 
-    The paper decays every parameter, BatchNorm's and biases too; `decay_kernels_only` spares those.
+    The paper decays every parameter, BatchNorm's and biases too; `decay_kernels_only` spares those. Parameters whose
+    path ("body/layer1_0/conv1/kernel") matches one of the patterns `frozen` from its beginning stay as they are.
     """
 
     def kernels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
-    return optax.chain(
+    def kept(params: Any) -> Any:
+        def matches(path: Any, _: Any) -> bool:
+            name = "/".join(part.key for part in path)
+            return any(re.match(pattern, name) for pattern in frozen)
+
+        return jax.tree_util.tree_map_with_path(matches, params)
+
+    steps = [
         optax.add_decayed_weights(weight_decay, mask=kernels if decay_kernels_only else None),
         optax.trace(momentum, nesterov),
         optax.scale_by_learning_rate(schedule),
-    )
+    ]
+    return optax.chain(*steps, *([optax.masked(optax.set_to_zero(), kept)] if frozen else []))

@@ -81,13 +81,20 @@ def suppress(boxes, scores, threshold):
     return order[kept]
 
 
+def plain_roi_align(features, rois, size):
+    """torchvision's ROIAlign [K, C, size, size] in PyTorch, with as many samples of a bin as it has pixels."""
+    roi_align = importlib.import_module("torchvision.ops.roi_align")
+    plain = getattr(roi_align._roi_align, "__wrapped__", roi_align._roi_align)
+    return plain(features, rois, torch.tensor(1.0), size, size, -1, False)
+
+
 @contextlib.contextmanager
-def plain_operators():
+def plain_operators(gradients=False):
     """torchvision's detectors run without its compiled operators, suppression on true coordinates, nothing compiled."""
     roi_align = importlib.import_module("torchvision.ops.roi_align")
     plain = getattr(roi_align._roi_align, "__wrapped__", roi_align._roi_align)
     with (
-        torch.no_grad(),
+        torch.set_grad_enabled(gradients),
         mock.patch.object(box_ops, "nms", suppress),
         mock.patch.object(box_ops, "_batched_nms_coordinate_trick", box_ops._batched_nms_vanilla),
         mock.patch.object(roi_align, "_roi_align", plain),

@@ -1,0 +1,28 @@
+"""Mask R-CNN on drawn shapes: the whole way of detection without any download. On a CPU.
+
+eca-jax train mask_rcnn_shapes --workdir=/tmp/shapes
+"""
+
+import eca_jax
+
+
+def get_config():
+    config = eca_jax.default_config()
+    config.task = "detection"
+    config.model = "mask_rcnn_eca_resnet50_fpn"
+    config.model_overrides.backbone = "eca_resnet18"
+    config.model_overrides.kernel_sizes = "adaptive"
+    config.model_overrides.rules = "torchvision"
+    config.num_classes = 4
+    config.dataset = "shapes"
+    config.image_size = 96
+    config.detection.canvas = (96, 96)
+    config.detection.objects = 8
+    config.bn_group_size = 0
+    config.batch_size = 8
+    config.num_epochs = 12
+    config.learning_rate = 0.02
+    config.schedule.name = "cosine"
+    config.schedule.warmup_epochs = 1.0
+    config.log_every_steps = 10
+    return config

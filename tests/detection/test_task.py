@@ -1,0 +1,141 @@
+"""The task of detection: batches, frozen parameters, COCO's figures."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import eca_jax
+from eca_jax.data import objects
+from eca_jax.data.batch import IMAGE, MASK
+from eca_jax.data.sources.coco import CocoSource
+from eca_jax.data.sources.shapes import ShapesSource
+from eca_jax.tasks.coco import CocoMeter
+from eca_jax.training.optimizer import make_optimizer
+
+LAYOUT = objects.Layout((64, 96), 48, 80, objects=5, mask_size=14)
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return ShapesSource((40, 60), {"train": 12, "validation": 7})
+
+
+def test_sizes_are_torchvisions_floors():
+    assert objects.resized_size((480, 640), 800, 1333) == (800, 1066)
+    assert objects.resized_size((360, 640), 800, 1333) == (749, 1333)
+    assert objects.resized_size((289, 300), 800, 1333)[0] == 799
+
+
+def test_resizing_is_torchs():
+    torch = pytest.importorskip("torch")
+    image = np.random.default_rng(0).uniform(0, 255, (37, 53, 3)).astype(np.float32)
+    for size in ((20, 30), (70, 91)):
+        expected = torch.nn.functional.interpolate(
+            torch.tensor(image).permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=False
+        )
+        np.testing.assert_allclose(
+            objects.resize_bilinear(image, size), expected[0].permute(1, 2, 0).numpy(), atol=2e-3
+        )
+
+
+def test_processes_share_the_rows_of_a_batch_and_a_resumed_run_goes_on(shapes):
+    def batches(start=0, index=0, count=1):
+        return objects.train_batches(
+            shapes, LAYOUT, batch_size=4, seed=3, start_step=start, process_index=index, process_count=count
+        )
+
+    whole = batches()
+    first, second = next(whole), next(whole)
+    parts = [next(batches(index=i, count=2)) for i in range(2)]
+    for key in first:
+        np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), first[key])
+        np.testing.assert_array_equal(next(batches(start=1))[key], second[key])
+
+
+def test_a_mirrored_row_has_the_objects_where_the_pixels_are(shapes):
+    example = shapes.examples("train")[0]
+    plain, mirrored = (objects.make_row(example, 0, flip, LAYOUT) for flip in (False, True))
+    height, width = plain["size"]
+    np.testing.assert_array_equal(mirrored[IMAGE][:height, :width], plain[IMAGE][:height, :width][:, ::-1])
+    np.testing.assert_allclose(mirrored["boxes"][0, 0], width - plain["boxes"][0, 2], atol=1e-4)
+    assert plain["valid"].sum() == len(example.boxes) and plain["masks"][0].any()
+    blank = objects.make_row(None, 0, False, LAYOUT)
+    assert blank[MASK] == 0 and not blank["valid"].any()
+
+
+def test_every_image_is_evaluated_once_over_all_processes(shapes):
+    seen = []
+    for index in range(3):
+        for batch in objects.eval_batches(
+            shapes, "validation", LAYOUT, batch_size=6, process_index=index, process_count=3
+        ):
+            seen += batch["number"][batch[MASK] > 0].tolist()
+    assert sorted(seen) == list(range(7))
+
+
+def test_a_perfect_detector_scores_one(shapes):
+    pytest.importorskip("pycocotools")
+    meter = CocoMeter(shapes, "validation")
+    for batch in objects.eval_batches(shapes, "validation", LAYOUT, batch_size=4):
+        scale = np.tile(batch["scale"][:, ::-1], 2)[:, None]
+        scores = np.where(batch["valid"], 0.9, 0).astype(np.float32)
+        masks = np.stack([[np.kron(mask, np.ones((2, 2))) for mask in row] for row in batch["masks"]])
+        outputs = {key: batch[key] for key in ("labels", "valid", "number", MASK)}
+        meter.add(outputs | {"boxes": batch["boxes"] / scale, "scores": scores, "masks": masks})
+    result = meter.result()
+    assert result["box_ap"] == pytest.approx(1.0) and result["count"] == 7
+    assert result["mask_ap50"] > 0.95
+
+
+def test_frozen_parameters_stay_also_under_weight_decay():
+    optimizer = make_optimizer(lambda step: 0.1, weight_decay=0.5, frozen=("body/(conv1|layer1_)",))
+    params = {"body": {name: {"kernel": jnp.ones(2)} for name in ("conv1", "layer1_0", "layer2_0")}}
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
+    moved = {name: bool(np.any(update["kernel"])) for name, update in updates["body"].items()}
+    assert moved == {"conv1": False, "layer1_0": False, "layer2_0": True}
+
+
+def test_hostile_annotations_are_counted_and_left_out(tmp_path):
+    import json
+
+    (tmp_path / "annotations").mkdir()
+    good = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [1, 2, 30, 40], "area": 9, "iscrowd": 0}
+    bad = [
+        good | {"id": 1},
+        good | {"id": 2, "bbox": [1, 2, -3, 4]},
+        good | {"id": 3, "bbox": [1, 2, float("nan"), 4]},
+        good | {"id": 4, "bbox": [500, 500, 10, 10]},
+        good | {"id": 5, "category_id": 77},
+        good | {"id": 6, "image_id": 99},
+        good | {"id": 7, "iscrowd": 1},
+    ]
+    content = {
+        "images": [{"id": 5, "file_name": "a.png", "width": 20, "height": 60}],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 9, "name": "dog"}],
+        "annotations": [good, *bad],
+    }
+    for name in ("instances_train2017.json", "instances_val2017.json"):
+        (tmp_path / "annotations" / name).write_text(json.dumps(content))
+    source = CocoSource(tmp_path, by_order=True)
+    (example,) = source.examples("train")
+    np.testing.assert_array_equal(example.boxes, [[1, 2, 20, 42]])
+    assert example.labels.tolist() == [1] and source.class_names == ["background", "cat", "dog"]
+    assert sum(source.skipped.values()) == 6 and source.skipped["without a box inside the image"] == 3
+    row = objects.make_row(example, 0, False, LAYOUT)
+    assert row[MASK] == 0  # its image is missing
+    with pytest.raises(FileNotFoundError, match="a COCO folder has"):
+        CocoSource(tmp_path / "nowhere")
+
+
+def test_the_recipe_names_a_task_with_its_batch():
+    from eca_jax.config import load_recipe
+    from eca_jax.tasks.task import create_task
+
+    task = create_task(load_recipe("mask_rcnn_shapes"))
+    assert task.batch["masks"].shape == (8, 8, 112, 112) and task.batch["image"].shape == (8, 96, 96, 3)
+    assert task.name == "mask_rcnn_eca_resnet50_fpn" and task.card.class_names[1] == "circle"
+    config = eca_jax.default_config()
+    config.task = "detection"
+    with pytest.raises(ValueError, match="is no detector"):
+        create_task(config)
