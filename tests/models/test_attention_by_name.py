@@ -267,6 +267,6 @@ def test_accepts_tells_which_options_a_model_has():
     assert accepts("eca_resnet50", "bn_group_size")
     assert not accepts("eca_nfnet_l0", "bn_group_size")
     assert not accepts("mobilenet_v2", "stage_sizes")
-    assert all(accepts(name, "attention") for name in eca_jax.list_models())
+    assert all(accepts(name, "attention") for name in eca_jax.models.list_models(task="classification"))
     with pytest.raises(ValueError, match="did you mean"):
         accepts("eca_resnet", "attention")
