@@ -214,9 +214,12 @@ def _load_weights(source: Source, batch_sizes: Sequence[int], outputs: Sequence[
     import jax  # with Flax, which an exported model does without
 
     from eca_jax.inference.predictor import Predictor
+    from eca_jax.models.detection.detector import Detector
     from eca_jax.weights.load import read_weights
 
     weights = read_weights(source.path, **source.options)
+    if isinstance(weights.model, Detector):
+        raise ValueError(f"{source.path} holds {weights.card.model}, a detector: what is served are classifiers")
     for remark in weights.remarks:
         log.warning("%s: %s", source.path, remark)
     if source.class_names is not None:

@@ -20,9 +20,11 @@ from servers import LIMITS, encoded, ready, serving
 import eca_jax
 from eca_jax.data.preprocess import eval_image
 from eca_jax.inference.ranking import softmax
+from eca_jax.models import Preprocessing
 from eca_jax.serving.limits import Limits
-from eca_jax.serving.models import Source
+from eca_jax.serving.models import Models, Source
 from eca_jax.weights import load, store
+from eca_jax.weights.card import Card
 
 RAW = [("content-type", "application/octet-stream")]
 JSON = [("content-type", "application/json")]
@@ -162,6 +164,15 @@ def test_a_source_that_cannot_be_read_is_told(tmp_path):
         assert running.call("GET", "/readyz").status == 503
 
 
+def test_a_detector_is_not_taken_for_a_classifier(monkeypatch):
+    name = "retinanet_resnet50_fpn"
+    network = eca_jax.create_model(name, num_classes=3)
+    weights = load.Weights(Card(name, {"num_classes": 3}, Preprocessing()), network, {})
+    monkeypatch.setattr(load, "read_weights", lambda path: weights)
+    with pytest.raises(ValueError, match="w holds retinanet_resnet50_fpn, a detector"):
+        Models([Source("w")], batch_sizes=(1,)).load()
+
+
 class Stuck:
     """Takes the place of a compiled program and computes until it is let go."""
 
@@ -253,7 +264,7 @@ import sys
 sys.modules["flax"] = None
 sys.path[:0] = {[str(Path(__file__).parent)]!r}
 from servers import ready, serving
-from eca_jax.serving.models import Source
+from eca_jax.serving.models import Models, Source
 service, running = serving(Source({str(path)!r}), batch_sizes=(1, 4), outputs=("logits",))
 with running:
     ready(service)
