@@ -32,7 +32,7 @@ def serve(service: Service, host: str = "127.0.0.1", port: int = 8000) -> None:
       ValueError: there is no such port.
       FileNotFoundError, ValueError, ImportError: a model cannot be loaded; see `Models.load`.
     """
-    listening = _listen(host, port)
+    listening = _listen(host, port, service.limits.seconds)
     config = uvicorn.Config(
         create_app(service),
         log_config=None,
@@ -41,7 +41,7 @@ def serve(service: Service, host: str = "127.0.0.1", port: int = 8000) -> None:
         server_header=False,
         h11_max_incomplete_event_size=64 << 10,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=max(1, round(2 * service.limits.seconds)),
+        timeout_graceful_shutdown=1 + round(service.limits.seconds),
     )
     try:
         address, bound = listening.getsockname()[:2]
@@ -79,7 +79,8 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, seconds: float) -> socket.socket:
+    """The socket; its connections are dropped by the system once their clients take nothing for so many seconds."""
     if not 0 <= port < 1 << 16:
         raise ValueError(f"port must be from 0 to 65535, not {port}")
     try:
@@ -87,6 +88,8 @@ def _listen(host: str, port: int) -> socket.socket:
         with contextlib.ExitStack() as stack:
             listening = stack.enter_context(socket.socket(family, kind))
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * seconds))
             listening.bind(address)
             listening.listen(128)
             stack.pop_all()
