@@ -32,12 +32,17 @@ class Naming:
       classifier: the path of the classifier.
       place: pattern of the first part of a path, up to what has a kernel size of its own in `kernel_sizes`.
       stages: PyTorch's names of the modules whose outputs `features_only` returns; empty where there is none.
+      blocks: pattern of a tensor's name in Flax or PyTorch, with the numbers of its stage and of its block, where
+        `stage_sizes` says how many there are; "" where nothing does.
+      stem: the path of the convolution that `small_images` makes one of 3x3; "" where that does not show in it.
     """
 
     schemes: Mapping[str, Rules]
     classifier: str
     place: str
     stages: tuple[str, ...]
+    blocks: str = ""
+    stem: str = ""
 
     def rules(self, scheme: str) -> Rules:
         """Those of a scheme. Raises ValueError where the family has no names in it."""
@@ -72,4 +77,5 @@ TIMM_STAGES = Naming(
     classifier="head/fc",
     place=r"stages_\d+",
     stages=("stages.0", "stages.1", "stages.2", "stages.3"),
+    blocks=r"stages[._](\d+)[._](\d+)[./]",
 )

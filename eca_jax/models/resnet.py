@@ -215,11 +215,14 @@ RELEASED_KERNEL_SIZES = {
     152: (3, 3, 5, 7),
 }
 STAGES = ("layer1", "layer2", "layer3", "layer4")
+BLOCKS = r"layer(\d+)[._](\d+)[./]"
 NAMING = Naming(
     {"torchvision": RESNET, "ecanet": (*RESNET, *SE_SEQUENTIAL), "timm": TIMM},
     classifier="fc",
     place=r"layer\d+",
     stages=STAGES,
+    blocks=BLOCKS,
+    stem="conv1",
 )
 
 for _depth, (_block, _sizes) in DEPTHS.items():

@@ -8,7 +8,7 @@ from functools import partial
 from eca_jax.layers.attention import SE
 from eca_jax.layers.conv import kaiming_fan_out
 from eca_jax.models.naming import TIMM, Naming
-from eca_jax.models.resnet import STAGES, ResNet
+from eca_jax.models.resnet import BLOCKS, STAGES, ResNet
 from eca_jax.models.timm_common import kernel_size_rule, register_timm
 
 # What knapsack pruning with inner distillation left of the 50 and 101 layers (Aflalo et al., 2020).
@@ -44,7 +44,8 @@ _eca = partial(_timm, attention="eca", average_shortcut=True, shortcut_names=("d
 _d = partial(_eca, stem=(32, 32, 64))
 _t = partial(_eca, stem=(24, 32, 64))
 _next = partial(_t, groups=32, base_width=4)
-_register = partial(register_timm, naming=Naming({"timm": TIMM}, classifier="fc", place=r"layer\d+", stages=STAGES))
+_NAMING = Naming({"timm": TIMM}, classifier="fc", place=r"layer\d+", stages=STAGES, blocks=BLOCKS, stem="conv1")
+_register = partial(register_timm, naming=_NAMING)
 
 _register("ecaresnet26t", partial(_t, stage_sizes=(2, 2, 2, 2)), image_size=256)
 _register("ecaresnet50t", partial(_t, stage_sizes=(3, 4, 6, 3)), image_size=256)

@@ -1,49 +1,49 @@
-"""Starting from weights that exist, with a new classifier where the number of classes differs."""
+"""Starting from weights that exist, with fresh values for what they lack."""
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from eca_jax.models import create_model
 from eca_jax.tasks.task import Variables
 from eca_jax.weights import store
 from eca_jax.weights.card import Card
-from eca_jax.weights.load import load
-from eca_jax.weights.torch.folder import is_folder
+from eca_jax.weights.load import read_weights
 
 
 def from_weights(source: str, card: Card, fresh: Variables) -> tuple[Variables, str]:
     """The weights of `source` in the places of `fresh`, and what to say about it.
 
-    Everything but the classifier must be there with the right shapes. The classifier is taken over where its shapes
-    are right, too, and keeps its fresh values where they are not: the weights know another number of classes.
+    Everything must be there with the right shapes, but for the classifier, which keeps its fresh values where the
+    weights know another number of classes or have none, and the attention, which does where they are a network's
+    without.
 
     Args:
-      source: a workdir, a weights directory, or a PyTorch file.
+      source: a workdir, a weights directory, or a file.
       card: of the model that `fresh` are the variables of.
 
     Raises:
       ValueError, FileNotFoundError: no such weights, or weights of another model.
     """
-    path = epath.Path(source)
-    found = flatten_dict(_read(path, card), sep="/")
-    wanted = flatten_dict(dict(fresh), sep="/")
-    new = [name for name in _classifier(card) if name in found and found[name].shape != wanted[name].shape]
-    store.check_tree({**found, **{name: wanted[name] for name in new}}, wanted, path)
+    options = {key: value for key, value in card.options.items() if key != "num_classes"}
+    weights = read_weights(source, card.model, partial=True, **options)
+    found, wanted = (flatten_dict(dict(tree), sep="/") for tree in (weights.variables, fresh))
+    classifier = _classifier(card)
+    missing = [name for name in wanted if name not in found]  # as far as `partial` allows
+    new = [name for name in classifier if name in missing or found[name].shape != wanted[name].shape]
+    kept = {name: wanted[name] for name in (*missing, *new)}
+    store.check_tree({**found, **kept}, wanted, source)
     chosen = {
-        name: leaf if name in new else jax.device_put(jnp.asarray(found[name]), leaf.sharding)
+        name: leaf if name in kept else jax.device_put(jnp.asarray(found[name]), leaf.sharding)
         for name, leaf in wanted.items()
     }
-    head = f"; new classifier ({', '.join(new)}) for {card.options['num_classes']} classes" if new else ""
-    return unflatten_dict(chosen, sep="/"), f"weights from {path}{head}"
-
-
-def _read(path: epath.Path, card: Card) -> Variables:
-    if path.is_dir() and not is_folder(path):
-        return store.read(path).variables
-    options = {key: value for key, value in card.options.items() if key != "num_classes"}
-    return load(path, card.model, **options)[1]
+    attention = [name for name in missing if name not in classifier]
+    remarks = [
+        *([f"new classifier ({', '.join(new)}) for {card.options['num_classes']} classes"] if new else []),
+        *([f"new attention ({len(attention)} arrays: {attention[0]}, ...), since they have none"] if attention else []),
+        *weights.remarks,
+    ]
+    return unflatten_dict(chosen, sep="/"), "; ".join((f"weights from {source}", *remarks))
 
 
 def _classifier(card: Card) -> list[str]:

@@ -20,13 +20,8 @@ from eca_jax.weights.torch import folder
 from eca_jax.weights.torch.find import find
 from eca_jax.weights.torch.names import COUNTS
 from eca_jax.weights.torch.reader import embedded_card, read_checkpoint
-from eca_jax.weights.torch.state_dict import (
-    expected_keys,
-    from_torch_resolved,
-    resolve_variables,
-    unwrapped,
-    without_classifier,
-)
+from eca_jax.weights.torch.resolve import MismatchError, expected_keys, resolve_variables, without_classifier
+from eca_jax.weights.torch.state_dict import from_torch_resolved, unwrapped
 
 # Entries of a checkpoint that say which model it is of; torchvision's scripts keep the command line, too.
 _NAMES = ("arch", "architecture", "model_name")
@@ -114,6 +109,7 @@ def read_weights(
     step: int | str | None = None,
     ema: bool = True,
     part: str | None = None,
+    partial: bool = False,
     **overrides: Any,
 ) -> Weights:
     """What `load` reads, with all that it leaves out.
@@ -125,6 +121,8 @@ def read_weights(
       step: of a workdir: a step, or "best" (None means the same).
       ema: take the moving average of the weights where it lies beside them.
       part: of a PyTorch file that holds the model's tensors more than once: the entry or the prefix of those to take.
+      partial: the weights may be another model's by name; the classifier and the attention may be missing from them,
+        all of it, and then are from the variables.
 
     Raises:
       FileNotFoundError, ValueError, ImportError: as `load` does.
@@ -135,7 +133,7 @@ def read_weights(
     if where.name == store.WEIGHTS_FILE and (where.parent / CONFIG_FILE).is_file():
         where = where.parent  # the inside of a weights directory
     if where.is_dir() and not folder.is_folder(where):
-        return _read_directory(where, model, dtype, step, ema, overrides)
+        return _read_directory(where, model, dtype, step, ema, partial, overrides)
     if step is not None:
         raise ValueError(f"{path} holds one set of weights: only a training workdir has steps to choose from")
     if where.is_dir():
@@ -143,13 +141,15 @@ def read_weights(
     else:
         content = read_checkpoint(where)
         card = _embedded(content, path)
-    name = _name(model, card.model if card else _named(content), path)
-    if card:
+    found = card.model if card else _named(content)
+    name = model if model and partial else _name(model, found, path)
+    if card and card.model == name:
         overrides = dict(card.options) | overrides
-    tensors, remarks = _find(content, path, name, format, overrides, ema, part)
-    variables, resolved = from_torch_resolved(tensors, name, format=format, **overrides)
+    forgiving = partial or overrides.get("num_classes") == 0 or bool(overrides.get("features_only"))
+    tensors, remarks = _find(content, path, name, format, overrides, ema=ema, part=part, forgiving=forgiving)
+    variables, resolved = from_torch_resolved(tensors, name, format=format, partial=partial, **overrides)
     counters = {key: variables.pop(key) for key in (COUNTS,) if key in variables}
-    beside = card or Card(name, {}, preprocessing(name))
+    beside = card if card and card.model == name else Card(name, {}, preprocessing(name))
     return Weights(
         dataclasses.replace(beside, options=resolved.options),
         create_model(name, dtype=dtype, **resolved.options),
@@ -167,16 +167,22 @@ def _read_directory(
     dtype: Any,
     step: int | str | None,
     ema: bool,
+    partial: bool,
     overrides: Mapping[str, Any],
 ) -> Weights:
     stored = store.read(path, step, ema)
-    name = _name(name, stored.card.model, path)
-    flat = flatten_dict(stored.variables)
-    resolved = resolve_variables(flat, name, **{**stored.card.options, **overrides})
+    card, flat = stored.card, flatten_dict(stored.variables)
+    name = name if name and partial else _name(name, card.model, path)
+    if name != card.model:
+        card = dataclasses.replace(card, model=name, options={})
+    try:
+        resolved = resolve_variables(flat, name, partial=partial, **{**card.options, **overrides})
+    except MismatchError as error:
+        raise MismatchError(f"{path} holds another model: {error}") from None
     counts = {(COUNTS, *key.split("/"), COUNTS): count for key, count in stored.content.get(COUNTS, {}).items()}
     kept = without_classifier(flat | counts, resolved)
     return Weights(
-        dataclasses.replace(stored.card, options=resolved.options),
+        dataclasses.replace(card, options=resolved.options),
         create_model(name, dtype=dtype, **resolved.options),
         unflatten_dict({key: value for key, value in kept.items() if key[0] != COUNTS}),
         unflatten_dict({key: value for key, value in kept.items() if key[0] == COUNTS}),
@@ -191,11 +197,10 @@ def _find(
     name: str,
     format: str | None,
     overrides: Mapping[str, Any],
-    ema: bool,
-    part: str | None,
+    **how: Any,
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     try:
-        found = find(content, expected_keys(name, format, overrides), ema=ema, part=part)
+        found = find(content, expected_keys(name, format, overrides), **how)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
     return unwrapped(found.tensors), found.remarks

@@ -17,7 +17,8 @@ from eca_jax.weights.card import Card
 from eca_jax.weights.load import Weights
 from eca_jax.weights.torch.names import COUNTS
 from eca_jax.weights.torch.release import Trained, write_release_checkpoint
-from eca_jax.weights.torch.state_dict import resolve_variables, to_torch
+from eca_jax.weights.torch.resolve import resolve_variables
+from eca_jax.weights.torch.state_dict import to_torch
 from eca_jax.weights.torch.writer import torch_state_dict, write_pickle, write_safetensors
 
 SAFETENSORS, RELEASE = ".safetensors", ".pth.tar"

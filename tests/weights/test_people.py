@@ -10,14 +10,19 @@ import types
 import warnings
 import zipfile
 
+import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
 from flax.traverse_util import flatten_dict
+from small_network import random_variables
 
 import eca_jax
 from eca_jax.commands.main import main
+from eca_jax.tasks.warm_start import from_weights
+from eca_jax.weights.card import Card
 from eca_jax.weights.load import read_weights
 from eca_jax.weights.torch.reference import build
 
@@ -94,7 +99,7 @@ def test_tensors_beside_the_models_are_left_out_and_named(prefix, beside, state_
     weights = read_weights(path, NAME)
     assert_variables(weights, expected)
     (remark,) = weights.remarks
-    assert f"left out: {len(beside)} tensors" in remark and next(iter(beside)) in remark
+    assert f"left out: {len(beside)} tensor" in remark and next(iter(beside)) in remark
     with pytest.warns(UserWarning, match="left out"):
         eca_jax.load(path, NAME)
 
@@ -298,3 +303,88 @@ def test_plain_weights_are_recognised_where_eca_was_asked_for(state_dict, path):
     torch.save(state_dict, path)
     with pytest.raises(ValueError, match="they are those of resnet18"):
         read_weights(path, "eca_resnet18")
+
+
+def small(name, **options):
+    """Names and random tensors of a network of one block a stage, without one of PyTorch."""
+    model = eca_jax.create_model(name, **options)
+    return eca_jax.convert.to_torch(random_variables(model), name, **options)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "eca_resnet50", "seresnet50"])
+def test_options_are_read_off_the_tensors(name, path):
+    options = {"num_classes": 3, "stage_sizes": (1, 2, 1, 1)}
+    if name != "seresnet50":
+        options["small_images"] = True
+    safetensors.numpy.save_file(small(name, **options), path)
+    weights = read_weights(path, name)
+    assert weights.card.options == options
+    assert weights.model == eca_jax.create_model(name, **options)
+
+
+def test_the_sizes_of_another_registered_model_are_that_models(path):
+    safetensors.numpy.save_file(small("eca_resnet34", num_classes=3), path)
+    with pytest.raises(ValueError, match="they are those of eca_resnet34"):
+        read_weights(path, "eca_resnet18")
+
+
+def start(path, name, **options):
+    """What a training of 5 classes would start from: variables, words, and the fresh ones."""
+    options = {"num_classes": 5, **options}
+    fresh = jax.device_put(random_variables(eca_jax.create_model(name, **options), seed=1))
+    card = Card(name, options, eca_jax.models.preprocessing(name))
+    found, words = from_weights(str(path), card, fresh)
+    return flatten_dict(found), words, flatten_dict(fresh)
+
+
+@pytest.mark.parametrize(
+    "kind", ["another head", "no head", "a sequential head", "a head of another name", "a detector"]
+)
+def test_a_training_starts_with_a_new_classifier(kind, state_dict, expected, path):
+    body = {key: tensor for key, tensor in state_dict.items() if not key.startswith("fc.")}
+    content = {
+        "another head": state_dict,
+        "no head": body,
+        "a sequential head": {**prefixed("encoder_q.", body), "encoder_q.fc.2.weight": torch.ones(128, 512)},
+        "a head of another name": {**body, "head.weight": torch.ones(2, 512)},
+        "a detector": {**prefixed("backbone.body.", body), "rpn.head.conv.weight": torch.ones(3)},
+    }[kind]
+    torch.save(content, path)
+    found, words, fresh = start(path, NAME)
+    assert "new classifier (params/fc/bias, params/fc/kernel) for 5 classes" in words
+    assert ("left out" in words) == (kind not in ("another head", "no head"))
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, fresh[name] if "fc" in name else expected[name], err_msg=str(name))
+
+
+def test_a_training_with_eca_starts_from_plain_weights(state_dict, expected, path):
+    torch.save(state_dict, path)
+    found, words, fresh = start(path, "eca_resnet18")
+    assert "new attention (8 arrays: params/layer1_0/eca/conv/kernel, ...), since they have none" in words
+    for name, value in found.items():
+        taken = fresh[name] if {"fc", "eca"} & set(name) else expected[name]
+        np.testing.assert_array_equal(value, taken, err_msg=str(name))
+    eca_jax.save(path.with_name("plain"), NAME, eca_jax.convert.from_torch(state_dict, NAME))
+    again, words, _ = start(path.with_name("plain"), "eca_resnet18")
+    assert "new attention" in words and found.keys() == again.keys()
+
+
+def test_a_damaged_attention_or_body_starts_nothing(path):
+    tensors = small("eca_resnet18", num_classes=3)
+    for key, message in (("layer2.0.eca.conv.weight", "1 missing"), ("layer2.0.bn1.weight", "1 missing")):
+        safetensors.numpy.save_file({name: value for name, value in tensors.items() if name != key}, path)
+        with pytest.raises(ValueError, match=rf"{message} \({key}\)"):
+            start(path, "eca_resnet18")
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(ValueError, match="8 unexpected"):  # nor is an attention that is there dropped
+        start(path, "resnet18")
+
+
+def test_a_backbone_is_read_without_classifier(state_dict, path):
+    torch.save({key: tensor for key, tensor in state_dict.items() if not key.startswith("fc.")}, path)
+    with pytest.raises(ValueError, match=r"2 missing \(fc\.weight, fc\.bias\): they have no classifier; num_classes=0"):
+        read_weights(path, NAME)
+    weights = read_weights(path, NAME, num_classes=0)
+    assert "fc" not in weights.variables["params"]
+    eca_jax.save(path.with_name("backbone"), weights.model, weights.variables)
+    assert read_weights(path.with_name("backbone")).card.options == {"num_classes": 0}

@@ -68,7 +68,7 @@ def find(
     inside = {key.removeprefix(chosen.prefix): key for key in everything if key.startswith(chosen.prefix)}
     tensors = {key: everything[whole] for key, whole in inside.items() if _is_tensor(everything[whole])}
     outside = [key for key in everything if not key.startswith(chosen.prefix)]
-    strange = [] if _kinds(expected) - _kinds(tensors) and not forgiving else _strange(tensors, expected)
+    strange = _strange(tensors, expected, forgiving)
     left_out = [*outside, *(inside[key] for key in strange)]
     tensors = {key: np.asarray(tensor) for key, tensor in tensors.items() if key not in strange}
     remarks = []
@@ -76,7 +76,8 @@ def find(
         remarks.append(f"taken: {chosen.label or 'the rest'}, not {', '.join(c.label or 'the rest' for c in others)}")
     if left_out:
         shown = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
-        remarks.append(f"left out: {len(left_out)} tensors that are not the model's ({shown})")
+        tensors_of = "tensor that is" if len(left_out) == 1 else "tensors that are"
+        remarks.append(f"left out: {len(left_out)} {tensors_of} not the model's ({shown})")
     return Found(tensors, tuple(remarks))
 
 
@@ -154,10 +155,17 @@ def _prefixes(tensors: Mapping[str, Any], expected: set[str]) -> dict[str, int]:
     return dict(counts)
 
 
-def _strange(tensors: Collection[str], expected: Collection[str]) -> list[str]:
-    """Keys of modules that are nowhere near the model's, such as a loss's; and what counts operations."""
-    known = _kinds(expected)
-    return [key for key in tensors if _kind(key) not in known or key.rpartition(".")[2] in _COUNTED]
+def _strange(tensors: Collection[str], expected: Collection[str], forgiving: bool) -> list[str]:
+    """Keys of modules that are nowhere near the model's, such as a loss's; and what counts operations.
+
+    None where a module of the model is missing, since these may be its tensors by other names: a `head` for `fc`.
+    Forgiving, they are left out all the same, and so are those of the missing module itself, `fc.1` for `fc`.
+    """
+    known, there = _kinds(expected), _kinds(set(tensors) & set(expected))
+    if known - there and not forgiving:
+        return [key for key in tensors if key.rpartition(".")[2] in _COUNTED]
+    near = there if forgiving else known
+    return [key for key in tensors if _kind(key) not in near or key.rpartition(".")[2] in _COUNTED]
 
 
 def _kinds(keys: Collection[str]) -> set[str]:

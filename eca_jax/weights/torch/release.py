@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from eca_jax.models import create_model
-from eca_jax.models.registry import entry
 from eca_jax.weights import store
 from eca_jax.weights.card import Card
-from eca_jax.weights.torch.names import Path, correspondence
-from eca_jax.weights.torch.state_dict import MismatchError, image_size
+from eca_jax.weights.torch.names import Path
+from eca_jax.weights.torch.resolve import MismatchError, pairs_of
 from eca_jax.weights.torch.writer import import_torch, torch_state_dict, write_pickle
 
 # By the same names in a recipe and in torch.optim.SGD.
@@ -88,8 +86,7 @@ def write_release_checkpoint(
     """
     torch = import_torch(f"writing {path}")
     name, options = card.model, card.options
-    pairs = correspondence(create_model(name, **options), image_size(name, options), entry(name).rules(format))
-    parameters = [pair for pair in pairs if pair.path[0] == "params"]
+    parameters = [pair for pair in pairs_of(name, format, options) if pair.path[0] == "params"]
     state_dict = torch_state_dict(tensors, card, prefix="module.")
     weights = [torch.nn.Parameter(state_dict[f"module.{pair.key}"]) for pair in parameters]
     optimizer = torch.optim.SGD(weights, **trained.sgd)

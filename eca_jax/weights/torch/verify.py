@@ -15,7 +15,8 @@ from eca_jax.models.registry import create_model, entry
 from eca_jax.weights.load import Weights
 from eca_jax.weights.torch import peer as torch_peer
 from eca_jax.weights.torch.names import COUNTS
-from eca_jax.weights.torch.state_dict import image_size, to_torch
+from eca_jax.weights.torch.resolve import image_size
+from eca_jax.weights.torch.state_dict import to_torch
 from eca_jax.weights.torch.writer import as_torch, import_torch
 
 
@@ -133,8 +134,8 @@ def compare(
         return hook
 
     modules = dict(module.named_modules())
-    places = entry(name).naming.stages
-    places = places if all(place in modules for place in places) else ()
+    stages_there = all(place in modules for place in entry(name).naming.stages)
+    places = entry(name).naming.stages if stages_there else ()
     hooks = [modules[place].register_forward_hook(record(place)) for place in places]
     try:
         with torch.inference_mode():
