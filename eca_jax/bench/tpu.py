@@ -20,7 +20,8 @@ from eca_jax.bench.programs import abstract_variables, inference, training
 from eca_jax.bench.stock import StockResNet
 from eca_jax.models import create_model
 from eca_jax.models.resnet import RELEASED_KERNEL_SIZES
-from eca_jax.tpu import estimate as tpu
+from eca_jax.tpu.estimate import GIB, Estimate, compile_program
+from eca_jax.tpu.topology import Slice, tpu_slice
 
 PASSES = ("train", "infer")
 
@@ -47,25 +48,25 @@ def contestants(model: str, baseline: str, naive: bool, group_size: int) -> dict
     return networks
 
 
-def compile_training(slice_: tpu.Slice, model: nn.Module, batch_per_chip: int, image_size: int) -> tpu.Estimate:
+def compile_training(slice_: Slice, model: nn.Module, batch_per_chip: int, image_size: int) -> Estimate:
     """Compile the real training step of `model`: SGD with momentum and weight decay, uint8 images."""
     program = training(model, slice_.mesh(), batch_per_chip * slice_.chips, image_size)
-    return tpu.compile_for(slice_, program.train_step, program.state, program.batch)[1]
+    return compile_program(slice_, program.train_step, program.state, program.batch)[1]
 
 
-def compile_inference(slice_: tpu.Slice, model: nn.Module, batch_per_chip: int, image_size: int) -> tpu.Estimate:
+def compile_inference(slice_: Slice, model: nn.Module, batch_per_chip: int, image_size: int) -> Estimate:
     """Compile uint8 images -> logits with running statistics."""
     mesh = slice_.mesh()
     split, replicated = sharding.split(mesh), sharding.replicated(mesh)
     images = jax.ShapeDtypeStruct((batch_per_chip * slice_.chips, image_size, image_size, 3), jnp.uint8)
     program = kernels.jit(inference(model), rows=1, in_shardings=(replicated, split), out_shardings=split)
-    return tpu.compile_for(slice_, program, abstract_variables(model, image_size), images)[1]
+    return compile_program(slice_, program, abstract_variables(model, image_size), images)[1]
 
 
-def compile_on(topology: str, compile_pass: Callable[..., tpu.Estimate], *arguments: Any) -> tpu.Estimate:
+def compile_on(topology: str, compile_pass: Callable[..., Estimate], *arguments: Any) -> Estimate:
     """`compile_pass(slice, *arguments)`, for a process of its own."""
     jax.config.update("jax_platforms", "cpu")  # nothing runs here: leave a GPU or TPU of this host alone
-    return compile_pass(tpu.tpu_slice(topology), *arguments)
+    return compile_pass(tpu_slice(topology), *arguments)
 
 
 def run(
@@ -91,7 +92,7 @@ def run(
       ValueError: an unknown model or topology.
     """
     jax.config.update("jax_platforms", "cpu")
-    slice_ = tpu.tpu_slice(topology)
+    slice_ = tpu_slice(topology)
     networks = contestants(model, baseline, naive, batch_per_chip // slice_.chip.devices)
     passes = {"train": compile_training, "infer": compile_inference}
     # The compiler gives no memory back: ten compilations in one process held 21 GB.
@@ -124,7 +125,7 @@ def run(
                 "ms": f"{row['milliseconds']:.1f}",
                 "GFLOP": f"{row['flops'] / 1e9:.0f}",
                 "GB accessed": f"{row['bytes_accessed'] / 1e9:.2f}",
-                "GiB memory": f"{row['memory'] / tpu.GIB:.2f}",
+                "GiB memory": f"{row['memory'] / GIB:.2f}",
                 "all-reduces": row["all_reduces"],
             }
             for name, row in rows.items()
@@ -136,7 +137,7 @@ def run(
     return bench_report.Report(result, "\n".join(text), bars)
 
 
-def _figures(estimate: tpu.Estimate) -> dict[str, Any]:
+def _figures(estimate: Estimate) -> dict[str, Any]:
     return {
         "cycles": estimate.cycles,
         "milliseconds": estimate.seconds * 1e3,

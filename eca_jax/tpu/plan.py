@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from eca_jax.tasks.task import Task, create_task
-from eca_jax.tpu import estimate as tpu
+from eca_jax.tpu.estimate import GIB, compile_program
+from eca_jax.tpu.topology import parse_topology, tpu_slice
 from eca_jax.training.program import build
 
 LAYERS_SHOWN = 15
@@ -19,7 +20,7 @@ def of_recipe(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
     The data are opened only where the task does not know its number of examples without them. Errors as `plan`.
     """
     jax.config.update("jax_platforms", "cpu")
-    tpu.parse_topology(topology)  # before the data set is looked at
+    parse_topology(topology)  # before the data set is looked at
     task = create_task(config)
     return plan(task, config, topology, task.nominal_examples or task.train_examples)
 
@@ -34,12 +35,12 @@ def plan(task: Task, config: Mapping[str, Any], topology: str, num_examples: int
       ValueError: no such topology, a config that does not fit it, or a step that does not fit the chip's memory.
       ImportError: libtpu is not installed.
     """
-    slice_ = tpu.tpu_slice(topology)
+    slice_ = tpu_slice(topology)
     batch_size = config["batch_size"]
     steps_per_epoch = max(num_examples // batch_size, 1)
     program = build(task, config, slice_.mesh(), steps_per_epoch)
     start = time.monotonic()
-    _, estimate = tpu.compile_for(slice_, program.train_step, program.state, program.batch)
+    _, estimate = compile_program(slice_, program.train_step, program.state, program.batch)
     compile_seconds = time.monotonic() - start
     return {
         "model": task.name,
@@ -105,4 +106,4 @@ def describe(plan: Mapping[str, Any]) -> str:
 
 
 def _gib(size: int) -> str:
-    return f"{size / tpu.GIB:.2f} GiB"
+    return f"{size / GIB:.2f} GiB"

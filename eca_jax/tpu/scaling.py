@@ -8,13 +8,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from eca_jax.tpu import estimate as tpu
+from eca_jax.tpu.estimate import GIB
+from eca_jax.tpu.topology import Chip, parse_topology
 
 # "about 1 us" a hop: "How to Scale Your Model", jax-ml.github.io/scaling-book/sharding.
 HOP_SECONDS = 1e-6
 
 
-def all_reduce_seconds(size: int, layout: tuple[int, ...], chip: tpu.Chip, count: int = 1) -> float:
+def all_reduce_seconds(size: int, layout: tuple[int, ...], chip: Chip, count: int = 1) -> float:
     """Time to sum `size` bytes over all chips of a torus, in `count` operations, at the links' full bandwidth.
 
     Every chip has to send 2 (N - 1) / N of the bytes (reduce-scatter, then all-gather), and does so over all its axes
@@ -30,7 +31,7 @@ def all_reduce_seconds(size: int, layout: tuple[int, ...], chip: tpu.Chip, count
     return 2 * size * (chips - 1) / chips / (links * chip.link_bandwidth) + count * 2 * hops * HOP_SECONDS
 
 
-def cross_slice_seconds(size: int, chips: int, slices: int, chip: tpu.Chip) -> float:
+def cross_slice_seconds(size: int, chips: int, slices: int, chip: Chip) -> float:
     """Time that `slices` slices of `chips` chips need on the data-centre network to sum `size` bytes.
 
     Within a slice every chip has summed its share, 1 / chips of the bytes; that much goes round a ring of slices. The
@@ -54,7 +55,7 @@ def scale(
     """
     if slices < 1 or min(decode_rate, image_bytes, write_rate) <= 0:
         raise ValueError("slices, decode rate, image size and write rate must be positive")
-    chip, layout = tpu.parse_topology(plan["topology"])
+    chip, layout = parse_topology(plan["topology"])
     if not chip.link_bandwidth:
         raise ValueError(f"no network figures are known for {chip.name}; known: v4, v5e, v5p, v6e")
     step = plan["estimated_step_seconds"]
@@ -70,8 +71,8 @@ def scale(
         "chips": plan["chips"] * slices,
         "batch_size": batch,
         "batch_per_chip": plan["batch_per_chip"],
-        "memory_gib": plan["memory_bytes_per_device"]["total"] / tpu.GIB,
-        "memory_capacity_gib": plan["memory_capacity_bytes_per_device"] / tpu.GIB,
+        "memory_gib": plan["memory_bytes_per_device"]["total"] / GIB,
+        "memory_capacity_gib": plan["memory_capacity_bytes_per_device"] / GIB,
         "all_reduces": plan["all_reduces"],
         "all_reduce_bytes": plan["all_reduce_bytes"],
         "step_seconds": step,

@@ -7,7 +7,7 @@ import pytest
 
 from eca_jax.kernels import add_relu, by_platform, compute_apart, compute_once, conv2d, max_pool, means
 from eca_jax.models.resnet import ResNet
-from eca_jax.tpu.estimate import tpu_slice
+from eca_jax.tpu.topology import tpu_slice
 
 X, KERNEL = jnp.ones((2, 28, 28, 64)), jnp.ones((3, 3, 64, 128))
 ADDED = jnp.zeros_like(X)

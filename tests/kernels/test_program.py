@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from eca_jax import kernels
-from eca_jax.tpu.estimate import tpu_slice
+from eca_jax.tpu.topology import tpu_slice
 
 
 def network(scale, batch):

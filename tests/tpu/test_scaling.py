@@ -5,17 +5,18 @@ import json
 import pytest
 
 from eca_jax.commands import main as cli
-from eca_jax.tpu import estimate as tpu
 from eca_jax.tpu import scaling
+from eca_jax.tpu.estimate import GIB
+from eca_jax.tpu.topology import CHIPS
 
-V5E, V4 = tpu.CHIPS["v5e"], tpu.CHIPS["v4"]
+V5E, V4 = CHIPS["v5e"], CHIPS["v4"]
 PLAN = {
     "topology": "v5e:16x16",
     "chips": 256,
     "batch_size": 8192,
     "batch_per_chip": 32.0,
-    "memory_bytes_per_device": {"total": 2 * tpu.GIB},
-    "memory_capacity_bytes_per_device": 16 * tpu.GIB,
+    "memory_bytes_per_device": {"total": 2 * GIB},
+    "memory_capacity_bytes_per_device": 16 * GIB,
     "all_reduces": 3,
     "all_reduce_bytes": 100_000_000,
     "estimated_step_seconds": 0.020,

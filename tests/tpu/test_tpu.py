@@ -11,8 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from eca_jax.bench.tpu import compile_training
 from eca_jax.layers.attention import ECA
 from eca_jax.models.resnet import ResNet
-from eca_jax.tpu import estimate as tpu
 from eca_jax.tpu import hlo
+from eca_jax.tpu.estimate import DoesNotFit, compile_program
+from eca_jax.tpu.topology import parse_topology, tpu_slice
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ from eca_jax.tpu import hlo
     ],
 )
 def test_topologies_go_by_layout_or_by_accelerator_name(name, generation, layout):
-    chip, parsed = tpu.parse_topology(name)
+    chip, parsed = parse_topology(name)
     assert (chip.name, parsed) == (generation, layout)
 
 
@@ -43,7 +44,7 @@ def test_topologies_go_by_layout_or_by_accelerator_name(name, generation, layout
 )
 def test_an_unknown_topology_is_an_error_that_names_the_known_ones(name):
     with pytest.raises(ValueError, match=r"unknown TPU topology .*v5e:1x1, 2x2.*v5litepod-16") as error:
-        tpu.parse_topology(name)
+        parse_topology(name)
     assert "\n" not in str(error.value)
 
 
@@ -108,7 +109,7 @@ def one_block(attention=GATE, **overrides):
 @pytest.fixture(scope="module")
 def slice_2x2():
     jax.config.update("jax_platforms", "cpu")
-    return tpu.tpu_slice("v5e:2x2")
+    return tpu_slice("v5e:2x2")
 
 
 def train_step(slice_, model):
@@ -135,7 +136,7 @@ def test_groups_on_one_chip_leave_no_all_reduce_per_layer(slice_2x2, folded):
 
 @pytest.mark.slow
 def test_a_bigger_slice_costs_each_chip_the_same(folded):
-    pod = train_step(tpu.tpu_slice("v5e:16x16"), one_block(bn_group_size=32))
+    pod = train_step(tpu_slice("v5e:16x16"), one_block(bn_group_size=32))
     assert pod.cycles == pytest.approx(folded.cycles, rel=0.03)
     assert len(pod.all_reduces) <= 4
 
@@ -143,11 +144,11 @@ def test_a_bigger_slice_costs_each_chip_the_same(folded):
 def test_a_program_beyond_the_chips_memory_says_so(slice_2x2):
     everywhere = NamedSharding(slice_2x2.mesh(), PartitionSpec())
     square = jax.ShapeDtypeStruct((70_000, 70_000), jnp.float32, sharding=everywhere)
-    with pytest.raises(tpu.DoesNotFit, match=r"does not fit v5e:2x2: it needs .*G of the chip's 15\.\d*G memory"):
-        tpu.compile_for(slice_2x2, jax.jit(jnp.sin), square)
+    with pytest.raises(DoesNotFit, match=r"does not fit v5e:2x2: it needs .*G of the chip's 15\.\d*G memory"):
+        compile_program(slice_2x2, jax.jit(jnp.sin), square)
 
 
 def test_a_missing_compiler_is_an_error_that_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
     with pytest.raises(ImportError, match=r"pip install 'eca-jax\[tpu\]'"):
-        tpu.tpu_slice("v5e:2x2")
+        tpu_slice("v5e:2x2")
