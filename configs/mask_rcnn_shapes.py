@@ -13,6 +13,17 @@ def get_config():
     config.model_overrides.backbone = "eca_resnet18"
     config.model_overrides.kernel_sizes = "adaptive"
     config.model_overrides.rules = "torchvision"
+    # Small images have few objects: an eighth of the samples, and anchors from 16 pixels on.
+    config.model_overrides.rule_options = {
+        "rpn_scale": 4.0,
+        "rpn_before": 200,
+        "rpn_after": 60,
+        "rpn_before_train": 200,
+        "rpn_after_train": 100,
+        "rpn_samples": 64,
+        "box_samples": 32,
+        "detections": 10,
+    }
     config.num_classes = 4
     config.dataset = "shapes"
     config.image_size = 96

@@ -49,6 +49,7 @@ def default_config() -> ml_collections.ConfigDict:
             "backbone": placeholder(str),
             "backbone_options": placeholder(object),
             "rules": placeholder(str),
+            "rule_options": placeholder(object),
         }
     )
     config.num_classes = 1000

@@ -128,6 +128,13 @@ def test_hostile_annotations_are_counted_and_left_out(tmp_path):
         CocoSource(tmp_path / "nowhere")
 
 
+def test_numbers_of_the_rules_are_options_of_the_model():
+    model = eca_jax.create_model("retinanet_resnet50_fpn", rule_options={"detections": 7})
+    assert model.preset.detections == 7 and model.preset.name == "torchvision"
+    with pytest.raises(ValueError, match="rule_options"):
+        _ = eca_jax.create_model("retinanet_resnet50_fpn", rule_options={"detectons": 7}).preset
+
+
 def test_the_recipe_names_a_task_with_its_batch():
     from eca_jax.config import load_recipe
     from eca_jax.tasks.task import create_task

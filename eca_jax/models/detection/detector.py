@@ -1,5 +1,6 @@
 """What every detector here has in common: a backbone by name, a pyramid, and images of several sizes on a canvas."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ class Detector(nn.Module, kw_only=True):
       kernel_sizes: of a backbone with ECA; None is the backbone's own.
       num_classes: with the background, class 0.
       rules: "torchvision", "torchvision_v1" or "mmdet1"; see `Rules`.
+      rule_options: fields of `Rules` in place of those of `rules`, such as {"box_samples": 64}.
       dtype: of the computation; parameters, boxes and scores are float32.
     """
 
@@ -45,12 +47,16 @@ class Detector(nn.Module, kw_only=True):
     kernel_sizes: tuple[int, ...] | str | None = None
     num_classes: int = 91
     rules: str = "torchvision"
+    rule_options: Mapping[str, Any] | None = None
     dtype: Any = jnp.float32
 
     @property
     def preset(self) -> Rules:
-        """The numbers that `rules` names. Raises ValueError for an unknown name."""
-        return rules(self.rules)
+        """The numbers that `rules` names, with `rule_options`. Raises ValueError for an unknown name of either."""
+        try:
+            return dataclasses.replace(rules(self.rules), **(self.rule_options or {}))
+        except TypeError as error:
+            raise ValueError(f"rule_options: {error}") from None
 
     @property
     def attention_spec(self) -> AttentionSpec | None:

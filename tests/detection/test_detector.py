@@ -1,0 +1,85 @@
+"""`eca_jax.Detector` and `eca-jax detect`: photographs in, objects out."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import eca_jax
+from eca_jax.commands.main import main
+from eca_jax.models import Preprocessing
+
+SMALL = Preprocessing(image_size=64, crop_pct=1.0)
+
+
+@pytest.mark.slow
+def test_a_photograph_is_detected_as_torchvision_detects_it():
+    torch = pytest.importorskip("torch")
+    import peers
+    from test_models import flax_model, variables_of
+
+    peer, model = peers.detector("mask_rcnn", min_size=64, max_size=106), flax_model("mask_rcnn")
+    detector = eca_jax.Detector(model, variables_of(model, peer), SMALL)
+    noise = np.random.default_rng(0).uniform(0, 255, (6, 9, 3)).astype(np.uint8)
+    picture = Image.fromarray(noise).resize((90, 70), Image.Resampling.BICUBIC)
+    (found,) = detector(picture)
+    with peers.plain_operators():
+        (expected,) = peer([torch.tensor(np.asarray(picture).copy()).permute(2, 0, 1) / 255])
+    expected = {key: value.numpy() for key, value in expected.items()}
+    assert found["masks"].shape == (len(expected["labels"]), 70, 90)
+    distance = np.abs(found["boxes"][:, None] - expected["boxes"]).max(-1)
+    distance += 1e6 * (found["labels"][:, None] != expected["labels"])
+    nearest = distance.argmin(axis=0)
+    assert sorted(nearest) == list(range(len(nearest)))
+    assert distance.min(axis=0).max() < 1e-2
+    np.testing.assert_allclose(found["scores"][nearest], expected["scores"], atol=1e-5)
+    ours, theirs = found["masks"][nearest] > 0.5, expected["masks"][:, 0] > 0.5
+    assert np.sum(ours != theirs) <= 1e-4 * theirs.sum()
+
+
+def test_pasted_masks_are_torchvisions():
+    torch = pytest.importorskip("torch")
+    from eca_jax.models.detection.paste import paste
+    from eca_jax.weights.torch.peer import import_torchvision
+
+    import_torchvision()
+    from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+    rng = np.random.default_rng(0)
+    masks = rng.uniform(size=(5, 28, 28)).astype(np.float32)
+    boxes = np.array([[3, 4, 40, 30], [-5, -5, 20, 20], [50, 40, 70, 60], [10, 10, 10.4, 10.2], [0, 0, 64, 48]])
+    expected = paste_masks_in_image(torch.tensor(masks)[:, None], torch.tensor(boxes).float(), (48, 64))
+    for mask, box, wanted in zip(masks, boxes, expected[:, 0].numpy(), strict=True):
+        np.testing.assert_allclose(paste(mask, box, (48, 64)), wanted, atol=1e-5)
+
+
+def test_what_is_no_image_or_no_detector_is_one_line(tmp_path, capsys):
+    from eca_jax.inference.detector import as_pixels
+
+    (tmp_path / "a.jpg").write_text("no image")
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        as_pixels(tmp_path / "a.jpg")
+    with pytest.raises(FileNotFoundError, match="there is no image"):
+        as_pixels(tmp_path / "b.jpg")
+    with pytest.raises(ValueError, match="uint8"):
+        as_pixels(np.zeros((4, 4, 3)))
+    assert main(["detect", "--weights", str(tmp_path / "nowhere"), str(tmp_path / "a.jpg")]) == 2
+    assert "there is no file or directory" in capsys.readouterr().err
+
+
+def test_pictures_have_their_objects_drawn_and_json_is_cocos():
+    from eca_jax.commands.detect import _json, drawn
+
+    mask = np.zeros((1, 60, 80), np.float32)
+    mask[0, 20:40, 10:50] = 0.9
+    found = {
+        "boxes": np.array([[10, 20, 50, 40]], np.float32),
+        "scores": np.array([0.75], np.float32),
+        "labels": np.array([1]),
+        "masks": mask,
+    }
+    image = np.asarray(drawn(np.full((60, 80, 3), 255, np.uint8), found, ["cat"]))
+    assert tuple(image[30, 30]) != (255, 255, 255) and tuple(image[50, 70]) == (255, 255, 255)
+    (cat,) = json.loads(_json("a.png", found, ["cat"]))["objects"]
+    assert cat == {"category_id": 1, "name": "cat", "bbox": [10.0, 20.0, 40.0, 20.0], "score": 0.75}
