@@ -56,13 +56,15 @@ class BatchNormNetwork(Network, kw_only=True):
 
     Attributes:
       bn_group_size: examples that share BatchNorm statistics; None is the whole batch.
+      bn_epsilon: added to the variance.
     """
 
     bn_group_size: int | None = None
+    bn_epsilon: float = 1e-5
 
     def _norm(self) -> Layer:
         """What makes BatchNorm."""
-        return partial(BatchNorm, group_size=self.bn_group_size, dtype=self.dtype)
+        return partial(BatchNorm, epsilon=self.bn_epsilon, group_size=self.bn_group_size, dtype=self.dtype)
 
     def _attentions(self, rule: Sequence[int | None], *, each: str = "a stage", **offers: Any) -> list[Layer | None]:
         return super()._attentions(rule, each=each, bn_group_size=self.bn_group_size, **offers)

@@ -7,8 +7,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from eca_jax.models.detection import canvas as canvas_module
-from eca_jax.models.detection.names import TORCHVISION, under_body
-from eca_jax.models.detection.register import KINDS
+from eca_jax.models.detection.register import KINDS, NAMING
 from eca_jax.weights.torch import names
 
 torch = pytest.importorskip("torch")
@@ -24,12 +23,7 @@ def flax_model(kind, eca=False, num_classes=7, **options):
 
 
 def variables_of(model, peer):
-    rules = [
-        (r"^layer(\d+)_(\d+)/", r"layer\1/\2/"),
-        (r"/downsample_conv$", r"/downsample/0"),
-        (r"/downsample_bn$", r"/downsample/1"),
-    ]
-    rules = [names.Rule(*pair) for pair in (*under_body(rules), *TORCHVISION)]
+    rules = NAMING.rules("torchvision_detection")
     tensors = peer.state_dict()
     flat = {}
     for path, shape in names.abstract_variables(model, 64).items():

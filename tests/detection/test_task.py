@@ -135,6 +135,19 @@ def test_numbers_of_the_rules_are_options_of_the_model():
         _ = eca_jax.create_model("retinanet_resnet50_fpn", rule_options={"detectons": 7}).preset
 
 
+def test_published_weights_of_torchvision_run_without_an_epsilon():
+    options = {"backbone_options": {"stage_sizes": (1, 1, 1, 1)}, "num_classes": 3}
+    image = jnp.ones((1, 64, 64, 3))
+    variables = eca_jax.create_model("retinanet_resnet50_fpn", **options).init(jax.random.key(0), image)
+    small = jax.tree.map(lambda var: 1e-6 * jnp.ones_like(var), variables["batch_stats"])
+
+    def level(rules):
+        model = eca_jax.create_model("retinanet_resnet50_fpn", rules=rules, **options)
+        return model.apply({**variables, "batch_stats": small}, image, method=lambda m, x: m.pyramid(x)[0][0])
+
+    assert float(jnp.abs(level("torchvision_v1")).max()) > 3 * float(jnp.abs(level("torchvision")).max())
+
+
 def test_the_recipe_names_a_task_with_its_batch():
     from eca_jax.config import load_recipe
     from eca_jax.tasks.task import create_task

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from eca_jax.layers.attention import AttentionSpec
 from eca_jax.layers.fpn import FPN
+from eca_jax.layers.norm import BatchNorm
 from eca_jax.models.detection.canvas import Canvas, valid_area
 from eca_jax.models.detection.rules import Rules, rules
 from eca_jax.models.registry import create_model
@@ -112,4 +113,6 @@ def build_backbone(detector: Detector) -> nn.Module:
     options = dict(detector.backbone_options or {})
     if detector.kernel_sizes is not None:
         options["kernel_sizes"] = detector.kernel_sizes
+    if detector.preset.epsilon != BatchNorm.epsilon:
+        options["bn_epsilon"] = detector.preset.epsilon
     return create_model(detector.backbone, features_only=True, dtype=detector.dtype, **options)
