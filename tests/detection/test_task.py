@@ -135,6 +135,7 @@ def test_numbers_of_the_rules_are_options_of_the_model():
         _ = eca_jax.create_model("retinanet_resnet50_fpn", rule_options={"detectons": 7}).preset
 
 
+@pytest.mark.slow
 def test_published_weights_of_torchvision_run_without_an_epsilon():
     options = {"backbone_options": {"stage_sizes": (1, 1, 1, 1)}, "num_classes": 3}
     image = jnp.ones((1, 64, 64, 3))
