@@ -7,10 +7,12 @@ The paper: box AP 38.0 (ResNet-50) and 40.3 (ResNet-101); Mask R-CNN 39.0 and 41
 trained here.
 """
 
+import ml_collections
+
 import eca_jax
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = eca_jax.default_config()
     config.task = "detection"
     config.model = "faster_rcnn_eca_resnet50_fpn"

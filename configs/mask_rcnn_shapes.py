@@ -3,10 +3,12 @@
 eca-jax train mask_rcnn_shapes --workdir=/tmp/shapes
 """
 
+import ml_collections
+
 import eca_jax
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = eca_jax.default_config()
     config.task = "detection"
     config.model = "mask_rcnn_eca_resnet50_fpn"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -87,14 +88,16 @@ def _of_lax(jaxpr: core.Jaxpr) -> int:
     """Those of `lax.conv_general_dilated` and `lax.dot_general`."""
     total = 0
     for equation in jaxpr.eqns:
+        inputs: Sequence[Any] = equation.invars
+        outs: Sequence[Any] = equation.outvars
         if equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
+            kernel = inputs[1].aval.shape
             outputs = equation.params["dimension_numbers"].rhs_spec[0]
-            total += equation.outvars[0].aval.size * math.prod(kernel) // kernel[outputs]
+            total += outs[0].aval.size * math.prod(kernel) // kernel[outputs]
         elif equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            total += equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+            shape = inputs[0].aval.shape
+            total += outs[0].aval.size * math.prod(shape[axis] for axis in contracted)
         total += sum(_of_lax(inner) for inner in core.jaxprs_in_params(equation.params))
     return total
 
@@ -117,7 +120,7 @@ class PaperCounter:
         self.operations = 0
         self._final_shape: tuple[int, ...] = ()
 
-    def intercept(self, call, args, kwargs, context):
+    def intercept(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         """For `nn.intercept_methods`."""
         out = call(*args, **kwargs)
         module = context.module

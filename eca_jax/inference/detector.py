@@ -73,7 +73,8 @@ class Detector:
           FileNotFoundError, ValueError: an image is not there or cannot be read; one line.
         """
         several = isinstance(images, Sequence) and not isinstance(images, str)
-        return list(self.stream(images if several else [images], threshold=threshold))
+        pictures: Any = images if several else [images]
+        return list(self.stream(pictures, threshold=threshold))
 
     def stream(self, images: Sequence[Picture], *, threshold: float = 0.0) -> Iterator[dict[str, np.ndarray]]:
         """The same, one image after another."""
@@ -103,7 +104,8 @@ class Detector:
         how = self.preprocessing
         short, long = how.image_size, how.image_size * 5 // 3
         height, width = resized_size(pixels.shape[:2], short, long)
-        normalised = (pixels.astype(np.float32) / 255 - np.float32(how.mean)) / np.float32(how.std)
+        mean, std = np.asarray(how.mean, np.float32), np.asarray(how.std, np.float32)
+        normalised = (pixels.astype(np.float32) / 255 - mean) / std
         sides = [-(-side // MULTIPLE) * MULTIPLE for side in (short, long)]
         canvas = np.zeros((*(sides if width >= height else sides[::-1]), 3), np.float32)
         canvas[:height, :width] = resize_bilinear(normalised, (height, width))

@@ -51,9 +51,7 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
     scale_init: Initializer = nn.initializers.ones
 
-    def affine(
-        self, x: jax.Array, train: bool, *, with_mean: bool = False
-    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    def affine(self, x: jax.Array, train: bool, *, with_mean: bool = False) -> tuple[jax.Array, jax.Array, Any]:
         """The normalisation of `x` [N, H, W, C] as `a * x + b`, for `scale_shift`.
 
         Returns:

@@ -133,6 +133,7 @@ class ByobNet(BatchNormNetwork):
         if self.self_attention is BottleneckAttention:
             feature_size = self.image_size // (4 * 2**stage // stride)
             return partial(BottleneckAttention, feature_size=feature_size, dtype=self.dtype)
+        assert self.self_attention is not None, "only stages with self-attention ask"
         return partial(self.self_attention, dtype=self.dtype)
 
 

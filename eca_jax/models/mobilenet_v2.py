@@ -1,6 +1,8 @@
 """MobileNetV2 (Sandler et al., CVPR 2018), and with ECA after each projection (ECA-Net's eca_mobilenetv2.py)."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -8,6 +10,7 @@ from flax import linen as nn
 from eca_jax.layers.attention import SE, global_average_pool, round_channels
 from eca_jax.layers.conv import Conv, Dense, Layer
 from eca_jax.layers.fold import conv_norm_gate
+from eca_jax.layers.norm import BatchNorm
 from eca_jax.models.naming import SE_SEQUENTIAL, Naming, Rule
 from eca_jax.models.network import BatchNormNetwork
 from eca_jax.models.registry import register
@@ -32,8 +35,8 @@ class InvertedResidual(nn.Module):
     features: int
     stride: int
     expansion: int
-    conv: Layer
-    norm: Layer
+    conv: Callable[..., Conv]
+    norm: Callable[..., BatchNorm]
     attention: Layer | None = None
     fold: bool = True
 
@@ -106,7 +109,7 @@ class MobileNetV2(BatchNormNetwork):
         if not self.num_classes:
             return pooled
         pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled)
-        init = {"kernel_init": nn.initializers.normal(0.01), "bias_init": nn.initializers.zeros}
+        init: dict[str, Any] = {"kernel_init": nn.initializers.normal(0.01), "bias_init": nn.initializers.zeros}
         return Dense(self.num_classes, **init, name="classifier")(pooled)
 
 

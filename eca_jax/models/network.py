@@ -1,6 +1,6 @@
 """What every network here has in common: its options, its attention, its classifier."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ class Network(nn.Module, kw_only=True):
             if self.kernel_sizes is not None:
                 raise ValueError("kernel_sizes belongs to networks with ECA, and this one has no attention")
             return [None] * len(rule)
-        return spec.layers(rule, self.kernel_sizes, each=each, dtype=self.dtype, **offers)
+        return [*spec.layers(rule, self.kernel_sizes, each=each, dtype=self.dtype, **offers)]
 
 
 class BatchNormNetwork(Network, kw_only=True):
@@ -62,7 +62,7 @@ class BatchNormNetwork(Network, kw_only=True):
     bn_group_size: int | None = None
     bn_epsilon: float = 1e-5
 
-    def _norm(self) -> Layer:
+    def _norm(self) -> Callable[..., BatchNorm]:
         """What makes BatchNorm."""
         return partial(BatchNorm, epsilon=self.bn_epsilon, group_size=self.bn_group_size, dtype=self.dtype)
 

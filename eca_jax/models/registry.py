@@ -121,7 +121,7 @@ def accepts(name: str, option: str) -> bool:
 
 def _options(name: str) -> set[str]:
     build = entry(name).build
-    module = getattr(build, "func", build)
+    module: Any = getattr(build, "func", build)
     return {field.name for field in dataclasses.fields(module) if field.init} - {"parent", "name"}
 
 

@@ -5,6 +5,7 @@ models/eca_resnet.py, and as data what timm varies: He et al., "Bag of Tricks fo
 "D" form), Xie et al., CVPR 2017 (ResNeXt), and pruned widths. timm's networks are in `eca_jax.models.timm_resnet`.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from eca_jax.kernels import add_relu, compute_apart
 from eca_jax.layers.attention import global_average_pool
 from eca_jax.layers.conv import Conv, Dense, Layer
 from eca_jax.layers.fold import conv_norm_gate, norm_relu_pool
+from eca_jax.layers.norm import BatchNorm
 from eca_jax.layers.pooling import halving_average_pool
 from eca_jax.models.naming import RESNET, SE_SEQUENTIAL, TIMM, Naming
 from eca_jax.models.network import BatchNormNetwork
@@ -39,8 +41,8 @@ class Block(nn.Module):
 
     features: tuple[int, ...]
     stride: int
-    conv: Layer
-    norm: Layer
+    conv: Callable[..., Conv]
+    norm: Callable[..., BatchNorm]
     attention: Layer | None = None
     groups: int = 1
     average_shortcut: bool = False
@@ -137,7 +139,7 @@ class ResNet(BatchNormNetwork):
     average_shortcut: bool = False
     shortcut_names: tuple[str, str] = ("downsample_conv", "downsample_bn")
     zero_init: bool = False
-    rule: tuple[int, int, int, int] | None = None
+    rule: tuple[int, ...] | None = None
     fold: bool = True
 
     @nn.compact
@@ -167,7 +169,7 @@ class ResNet(BatchNormNetwork):
         pooled = global_average_pool(x)
         return Dense(self.num_classes, name="fc")(pooled) if self.num_classes else pooled
 
-    def _stem(self, x: jax.Array, conv: Layer, norm: Layer, train: bool) -> jax.Array:
+    def _stem(self, x: jax.Array, conv: Layer, norm: Callable[..., BatchNorm], train: bool) -> jax.Array:
         *first, last = self.stem
         stride = 1 if self.small_images else 2
         # Several convolutions are timm's Sequential: convolution, BatchNorm and ReLU, over and over, and the last.

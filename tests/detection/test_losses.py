@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import peers  # noqa: E402
-from test_models import SIZES, flax_model, variables_of  # noqa: E402
+from test_detectors import SIZES, flax_model, variables_of  # noqa: E402
 
 from eca_jax.models.detection.rcnn_losses import mask_targets  # noqa: E402
 

@@ -86,11 +86,13 @@ def _shifts(z: jax.Array, count: int, circular: bool) -> list[jax.Array]:
     return [z[:, i : i + channels] for i in range(count)]
 
 
-def _one_filter_fwd(z, taps, circular):
+def _one_filter_fwd(z: jax.Array, taps: jax.Array, circular: bool) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return one_filter(z, taps, circular), (z, taps)
 
 
-def _one_filter_bwd(circular, residuals, g):
+def _one_filter_bwd(
+    circular: bool, residuals: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Both results from the same shifts of `g`: one pass, where autodiff takes one for each tap."""
     z, taps = residuals
     shifts = _shifts(g, len(taps), circular)[::-1]

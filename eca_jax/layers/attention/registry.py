@@ -66,6 +66,7 @@ def create_attention(attention: str, /, **options: Any) -> nn.Module:
     """
     name = options.pop("name", None)
     spec = resolve_attention(attention, options)
+    assert spec is not None, "a name is not None"
     return spec.build(**spec.options, name=name)
 
 
@@ -152,13 +153,13 @@ def resolve_attention(
     ]
     positional = [field.name for field in fields if not field.kw_only]
     given = {**dict(zip(positional, partial.args, strict=False)), **partial.keywords, **(options or {})}
-    name = given.pop("name", None) or name or getattr(partial.func, "name_in_block", "attention")
+    place = str(given.pop("name", None) or name or getattr(partial.func, "name_in_block", "attention"))
     known = {field.name for field in fields} - {"fast"}
     label = repr(attention) if isinstance(attention, str) else partial.func.__name__
     for key in given:
         if key not in known:
             raise ValueError(f"attention {label} has no option {key!r}: {_hint(key, known)}")
-    return AttentionSpec(partial.func, given, name)
+    return AttentionSpec(partial.func, given, place)
 
 
 def _named(name: str) -> Layer:

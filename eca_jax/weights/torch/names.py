@@ -12,7 +12,7 @@ How a tensor is transposed follows from the kind of the parameter (`LAYOUTS`), n
 import dataclasses
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +151,7 @@ def abstract_variables(model: nn.Module, image_size: int) -> dict[Path, Shape]:
     """Paths and shapes of the model's variables, in the order in which the model creates them."""
     order: list[Path] = []
 
-    def init(key):
+    def init(key: jax.Array) -> Any:
         variables = model.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
         order.extend(flatten_dict(variables))  # here, since JAX sorts the dictionaries that leave a trace
         return variables
