@@ -17,7 +17,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_weights(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """The arguments that `read` needs."""
-    from eca_jax.weights.torch.names import SCHEMES
+    from eca_jax.weights.torch.names import FORMATS
 
     parser.add_argument(
         "--weights",
@@ -30,7 +30,7 @@ def add_weights(parser: argparse.ArgumentParser, *, required: bool = True) -> No
     parser.add_argument("--raw", action="store_true", help="not the moving average of the weights, where that is there")
     parser.add_argument("--part", help="of a file that holds several: the entry or the prefix of the weights to take")
     parser.add_argument(
-        "--format", choices=SCHEMES, help="whose names the tensors of a PyTorch file have (default: the model's own)"
+        "--format", choices=FORMATS, help="whose names the tensors of a PyTorch file have (default: the model's own)"
     )
 
 

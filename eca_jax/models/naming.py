@@ -25,7 +25,7 @@ class Naming:
     """What the networks of a family are called in PyTorch.
 
     Attributes:
-      schemes: for each set of names that the family has in PyTorch ("ecanet", the release's; "torchvision"; "timm"),
+      formats: for each set of names that the family has in PyTorch ("ecanet", the release's; "torchvision"; "timm"),
         what turns the path of a Flax module into the name of the PyTorch module: rules that are applied one after
         another, and what is left of slashes becomes dots. Submodules are named after their PyTorch counterparts, so
         that little is left to do.
@@ -37,18 +37,18 @@ class Naming:
       stem: the path of the convolution that `small_images` makes one of 3x3; "" where that does not show in it.
     """
 
-    schemes: Mapping[str, Rules]
+    formats: Mapping[str, Rules]
     classifier: str
     place: str
     stages: tuple[str, ...]
     blocks: str = ""
     stem: str = ""
 
-    def rules(self, scheme: str) -> Rules:
-        """Those of a scheme. Raises ValueError where the family has no names in it."""
-        if scheme not in self.schemes:
-            raise ValueError(f"no naming scheme {scheme!r}: there are {', '.join(self.schemes)}")
-        return self.schemes[scheme]
+    def rules(self, format: str) -> Rules:
+        """Those of a format. Raises ValueError where the family has no names in it."""
+        if format not in self.formats:
+            raise ValueError(f"no names of format {format!r}: there are {', '.join(self.formats)}")
+        return self.formats[format]
 
 
 # ResNets, and networks that are built like them, have stages of blocks.

@@ -14,10 +14,10 @@ KINDS = ("retinanet", "faster_rcnn", "mask_rcnn")
 def filled(name, **options):
     """PyTorch tensors of random numbers by the names of the model's own format."""
     model = eca_jax.create_model(name, **options)
-    from eca_jax.weights.torch.names import abstract_variables
+    from eca_jax.weights.torch.names import variable_shapes
 
     rng = np.random.default_rng(0)
-    flat = {path: rng.normal(size=shape).astype(np.float32) for path, shape in abstract_variables(model, 64).items()}
+    flat = {path: rng.normal(size=shape).astype(np.float32) for path, shape in variable_shapes(model, 64).items()}
     return unflatten_dict(flat)
 
 

@@ -26,7 +26,7 @@ def variables_of(model, peer):
     rules = NAMING.rules("torchvision_detection")
     tensors = peer.state_dict()
     flat = {}
-    for path, shape in names.abstract_variables(model, 64).items():
+    for path, shape in names.variable_shapes(model, 64).items():
         pair = names._pair(path, shape, rules)
         flat[path] = pair.layout.to_flax(tensors.pop(pair.key).numpy())
     assert not [k for k in tensors if not k.endswith("num_batches_tracked") and ".fc." not in k]

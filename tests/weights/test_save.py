@@ -74,6 +74,24 @@ def test_pytorch_reads_them_without_running_code(form, variables, tmp_path):
     assert read_weights(tmp_path / "again.pth").card == CARD
 
 
+@pytest.mark.parametrize("form", ["directory", "w.safetensors", "w.pth"])
+def test_an_attention_by_name_comes_back_with_its_options(form, tmp_path):
+    options = {"attention": "se", "attention_options": {"reduction": 4}, "stage_sizes": (1, 1, 1, 1), "num_classes": 2}
+    model = eca_jax.create_model("resnet18", **options)
+    eca_jax.save(tmp_path / form, "resnet18", random_variables(model), **options)
+    loaded, _ = eca_jax.load(tmp_path / form)
+    assert loaded == model
+    assert read_weights(tmp_path / form).card.options == options
+
+
+def test_an_attention_of_ones_own_is_stored_by_its_name_alone(tmp_path):
+    options = {"num_classes": 2, "stage_sizes": (1, 1, 1, 1)}
+    model = eca_jax.create_model("resnet18", attention=eca_jax.layers.ECA, **options)
+    with pytest.raises(ValueError, match=r"attention=.* cannot be stored beside weights"):
+        eca_jax.save(tmp_path / "w", model, random_variables(model))
+    assert not (tmp_path / "w").exists()
+
+
 def test_a_module_or_a_name_is_enough(model, variables, tmp_path):
     eca_jax.save(tmp_path / "module", model, variables, class_names=["cat", "dog"])
     weights = read_weights(tmp_path / "module")

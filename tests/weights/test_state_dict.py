@@ -39,8 +39,8 @@ def test_a_shape_that_a_layout_cannot_have_is_none():
 @pytest.mark.parametrize("name", ["eca_resnet50", "eca_mobilenet_v2", "resnet34", "mobilenet_v2"])
 def test_tensors_are_in_the_order_of_the_original(name):
     """The order of the state dict, and with it that of the parameters, which an optimizer's state is indexed by."""
-    scheme = "ecanet" if name.startswith("eca") else "torchvision"
-    pairs = correspondence(eca_jax.create_model(name), 224, entry(name).rules(scheme))
+    format = "ecanet" if name.startswith("eca") else "torchvision"
+    pairs = correspondence(eca_jax.create_model(name), 224, entry(name).rules(format))
     module = original(name, {})
     assert [pair.key for pair in pairs] == list(module.state_dict())
     parameters = [pair.key for pair in pairs if pair.path[0] == "params"]
@@ -189,5 +189,5 @@ def test_to_torch_is_as_strict():
 def test_unknown_names_are_errors(resnet18):
     with pytest.raises(ValueError, match="did you mean eca_resnet18"):
         from_torch(resnet18, "eca_resnet81")
-    with pytest.raises(ValueError, match="no naming scheme 'keras'"):
+    with pytest.raises(ValueError, match="no names of format 'keras'"):
         from_torch(resnet18, "eca_resnet18", format="keras")

@@ -63,9 +63,9 @@ MMDET1: Pairs = (
 def naming(backbone: Rules) -> Naming:
     """Of detectors on a backbone with these rules."""
     body = under_body(backbone)
-    schemes = {"torchvision_detection": TORCHVISION, "torchvision_detection_v1": TORCHVISION_V1, "mmdet1": MMDET1}
+    formats = {"torchvision_detection": TORCHVISION, "torchvision_detection_v1": TORCHVISION_V1, "mmdet1": MMDET1}
     return Naming(
-        {name: (*body, *(Rule(*pair) for pair in pairs)) for name, pairs in schemes.items()},
+        {name: (*body, *(Rule(*pair) for pair in pairs)) for name, pairs in formats.items()},
         classifier="",  # `Detector.classes_of` knows the layers whose outputs are of classes
         place=r"body/(layer|stages_|features_)\d+",
         stages=(),

@@ -101,7 +101,7 @@ COUNTS = "num_batches_tracked"
 
 
 # Every format that some model's weights have; its own rules are with each family (`eca_jax.models.naming`).
-SCHEMES = tuple(dict.fromkeys(scheme for name in list_models() for scheme in entry(name).naming.schemes))
+FORMATS = tuple(dict.fromkeys(format for name in list_models() for format in entry(name).naming.formats))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ def correspondence(model: nn.Module, image_size: int, rules: Rules) -> list[Pair
     Raises:
       ValueError: two variables of the model get the same key.
     """
-    shapes = abstract_variables(model, image_size)
+    shapes = variable_shapes(model, image_size)
     modules = {path[1:-1]: rank for rank, path in reversed(list(enumerate(shapes)))}
     pairs = []
     for path in sorted(shapes, key=lambda path: modules[path[1:-1]]):  # statistics beside their parameters
@@ -147,7 +147,7 @@ def correspondence(model: nn.Module, image_size: int, rules: Rules) -> list[Pair
     return pairs
 
 
-def abstract_variables(model: nn.Module, image_size: int) -> dict[Path, Shape]:
+def variable_shapes(model: nn.Module, image_size: int) -> dict[Path, Shape]:
     """Paths and shapes of the model's variables, in the order in which the model creates them."""
     order: list[Path] = []
 

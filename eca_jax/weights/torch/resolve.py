@@ -12,7 +12,7 @@ from flax import linen as nn
 from eca_jax.models.detection.detector import Detector
 from eca_jax.models.naming import Naming, Rules
 from eca_jax.models.registry import accepts, create_model, entry, list_models
-from eca_jax.weights.torch.names import COUNTS, Pair, Path, Shape, abstract_variables, correspondence
+from eca_jax.weights.torch.names import COUNTS, Pair, Path, Shape, correspondence, variable_shapes
 
 # So many differences still look like the right model's. With more, the others are tried, which takes seconds.
 FEW = 10
@@ -87,7 +87,7 @@ def without_classifier(flat: dict[Path, Any], resolved: Resolved) -> dict[Path, 
 def _own(resolved: Resolved) -> Mapping[Path, Shape]:
     """The variables of the model itself, with or without classifier."""
     model = create_model(resolved.name, **resolved.options)
-    return abstract_variables(model, image_size(resolved.name, resolved.options))
+    return variable_shapes(model, image_size(resolved.name, resolved.options))
 
 
 def _optional(resolved: Resolved, missing: set[Path], partial: bool) -> list[Pair]:
