@@ -1,5 +1,6 @@
 """What `pip install eca-jax` brings is enough to predict and to export; training's packages are not imported."""
 
+import ast
 import os
 import re
 import subprocess
@@ -92,6 +93,20 @@ print(eca_jax.load_exported("model.npz")(np.zeros((1, 224, 224, 3), np.uint8)).s
     done = run(code, outside, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "dog.png" in done.stdout and done.stdout.endswith("(1, 3)\n")
+
+
+def test_every_import_of_the_package_is_declared():
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = with_requirements([*project["dependencies"], *extras["train"], *extras["torch"], *extras["serve"]])
+    peers = {"torchvision", "timm", "libtpu"}  # of `verify` and `bench`; the compiler that jax[tpu] brings
+    homes = metadata.packages_distributions()
+    for path in sorted((PYPROJECT.parent / "eca_jax").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"eca_jax"} - peers:
+                assert declared & {canonical(owner) for owner in homes.get(name, ())}, f"{path} imports {name}"
 
 
 def test_the_front_door_imports_nothing_of_training():
