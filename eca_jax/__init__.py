@@ -8,6 +8,7 @@ from eca_jax.version import __version__ as __version__
 if TYPE_CHECKING:
     from eca_jax import convert, layers, models
     from eca_jax.config import default_config
+    from eca_jax.inference.detector import Detector
     from eca_jax.inference.exported import load_exported
     from eca_jax.inference.predictor import Predictor
     from eca_jax.layers import eca_kernel_size
@@ -31,6 +32,7 @@ _HOMES = {
     "save": "eca_jax.weights.save",
 }
 __all__ = [
+    "Detector",
     "Predictor",
     "convert",
     "create_model",

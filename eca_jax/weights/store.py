@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -44,6 +45,9 @@ def orbax() -> ModuleType:
     logging.getLogger("absl").addFilter(
         lambda record: record.levelno >= logging.ERROR or "orbax" not in record.pathname
     )
+    # Where one array is damaged, the reads of the others end after Orbax has closed the event loop they report to.
+    report = sys.unraisablehook
+    sys.unraisablehook = lambda what: None if str(what.exc_value) == "Event loop is closed" else report(what)
     return ocp
 
 

@@ -71,6 +71,8 @@ LOOSE = {"criterion.weight": torch.ones(1000), "train_acc.total": torch.tensor(3
         lambda s: {"model_state": s},
         lambda s: {"weights": s, "best_acc1": torch.tensor(3.0), "best_acc5": torch.tensor(4.0)},
         lambda s: {"checkpoint": {"params": s}},
+        lambda s: {"a": {"b": {"c": {"d": {"e": s}}}}},
+        lambda s: [7, s, {"lr": 0.1}],
         lambda s: {"state_dict": prefixed("model.", s), "pytorch-lightning_version": "2.0"},
         lambda s: {"state_dict": prefixed("module.backbone.", s), "optimizer": {"state": {0: {"m": torch.ones(3)}}}},
         lambda s: prefixed("_orig_mod.module.", s),
@@ -209,6 +211,9 @@ def foreign(kind, path):
     elif kind == "zip archive":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("inner/model.pth", b"x")
+    elif kind == "quantised":
+        weight = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+        torch.save({"weight": weight}, path)
     elif kind == "NumPy archive":
         with path.open("wb") as file:
             np.savez(file, a=np.ones(3))
@@ -228,7 +233,7 @@ def foreign(kind, path):
     "kind",
     (
         *("TorchScript", "tar archive", "gzip", "zip archive", "NumPy archive"),
-        *("Git LFS pointer", "HTML page", "HDF5", "ONNX", "JSON"),
+        *("Git LFS pointer", "HTML page", "HDF5", "ONNX", "JSON", "quantised"),
     ),
 )
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])

@@ -46,7 +46,7 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
     given = (coordinator, num_processes, process_id)
     if any(value is not None for value in given):
         if None in given:
-            raise ValueError("--coordinator=HOST:PORT, --num_processes and --process_id go together: give all three")
+            raise ValueError("coordinator (HOST:PORT), num_processes and process_id go together: give all three")
     elif not _launched():
         return
     jax.distributed.initialize(

@@ -18,7 +18,9 @@ from eca_jax.weights.torch.pickles import Array
 _AVERAGED = re.compile(r"(^|[._])(ema|emas|averaged?|avg|swa|shadow)($|[._])|(^|[._])(model_?ema|ema_?model)")
 # What counters of operations (thop) leave in every module.
 _COUNTED = {"total_ops", "total_params"}
-_DEPTH = 3
+_DEPTH = 6
+# A script may save [epoch, state dict, ...]; a longer list is something else.
+_LONGEST_LIST = 8
 
 
 class Found(NamedTuple):
@@ -133,6 +135,8 @@ def _equal(one: _Candidate, two: _Candidate, state_dicts: Mapping[str, Mapping[s
 
 def _state_dicts(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Mappings that hold tensors by names, and where they lie: ("state_dict", {...}), ..."""
+    if isinstance(content, list | tuple):
+        content = {str(index): value for index, value in enumerate(content[:_LONGEST_LIST])}
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         return
     tensors = sum(map(_is_tensor, content.values()))

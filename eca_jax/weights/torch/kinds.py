@@ -1,6 +1,7 @@
 """What a file that holds no PyTorch weights is, by its first bytes: for messages that call it by its name."""
 
 import os
+import re
 import struct
 from collections.abc import Collection
 
@@ -29,6 +30,14 @@ _TEXTS = (
     (("{", "["), "a JSON document"),
 )
 
+# What begins like nothing in particular.
+_NAMES = (
+    (r"\.msgpack$", "a msgpack file, such as Flax writes"),
+    (r"\.pb$", "a TensorFlow graph"),
+    (r"\.data-\d+-of-\d+$|\.index$", "a part of a TensorFlow checkpoint"),
+    (r"\.onnx$", "an ONNX model"),
+)
+
 
 class ForeignError(Exception):
     """A file is something else; its argument says what, as the end of a sentence."""
@@ -39,8 +48,8 @@ def is_safetensors(head: bytes) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= _LONGEST_HEADER
 
 
-def check_file(head: bytes) -> None:
-    """Raises ForeignError where the first `HEAD` bytes of a file are those of a known kind."""
+def check_file(head: bytes, name: str) -> None:
+    """Raises ForeignError where the first `HEAD` bytes of a file, or its name, are those of a known kind."""
     for magic, what in _MAGIC:
         if head.startswith(magic):
             raise ForeignError(what)
@@ -55,6 +64,9 @@ def check_file(head: bytes) -> None:
     # ONNX is a protocol buffer: field 1, the version, is a small number, and the name of who wrote it follows.
     if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42"):
         raise ForeignError("an ONNX model")
+    for pattern, what in _NAMES:
+        if re.search(pattern, name, re.IGNORECASE) and not head.startswith(b"\x80"):
+            raise ForeignError(what)
 
 
 def check_zip(names: Collection[str]) -> None:

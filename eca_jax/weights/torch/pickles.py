@@ -10,12 +10,15 @@ import collections
 import datetime
 import pathlib
 import pickle
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
+
+from eca_jax.weights.torch.kinds import ForeignError
 
 
 class RefusedError(Exception):
@@ -212,7 +215,10 @@ class Unpickler(pickle.Unpickler):
         try:
             return _KNOWN[f"{module}.{name}"]
         except KeyError:
-            raise RefusedError(f"{module}.{name}") from None
+            pass
+        if re.fullmatch(r"_rebuild_qtensor|Q\w+Storage|q(u?int)\d+", name) and module.startswith("torch"):
+            raise ForeignError("a file of quantised tensors, which are no weights of floating point")
+        raise RefusedError(f"{module}.{name}")
 
     def persistent_load(self, identity: Any) -> Any:
         kind, *rest = identity

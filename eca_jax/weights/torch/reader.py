@@ -66,7 +66,7 @@ def _content(file: IO[bytes], path: epath.Path) -> Any:
             return _Archive(archive, file).load()
     if is_safetensors(head):
         return _safetensors(file.read())
-    check_file(head)
+    check_file(head, path.name)
     if path.suffix.lower() == ".safetensors":
         return _safetensors(file.read())
     if head.startswith(b"\x80"):
