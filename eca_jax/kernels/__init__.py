@@ -5,6 +5,7 @@ it is lowered. Nothing here asks which devices this machine has while a program 
 """
 
 from eca_jax.kernels.barriers import compute_apart, compute_once
+from eca_jax.kernels.channels import one_filter
 from eca_jax.kernels.conv import Convolution, conv2d, convolutions
 from eca_jax.kernels.elementwise import add_relu
 from eca_jax.kernels.means import means
@@ -24,4 +25,5 @@ __all__ = [
     "jit",
     "max_pool",
     "means",
+    "one_filter",
 ]

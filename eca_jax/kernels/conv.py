@@ -26,8 +26,13 @@ def conv2d(
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
 ) -> jax.Array:
-    """2-D convolution of x [N,H,W,C] with kernel [kh,kw,C/groups,F], taken in x's dtype: [N,H',W',F] of x's dtype."""
-    window = Window(pair(stride), pads(padding), pair(dilation), groups)
+    """2-D convolution of x [N,H,W,C] with kernel [kh,kw,C/groups,F], taken in x's dtype: [N,H',W',F] of x's dtype.
+
+    Its precision on accelerators is `jax.default_matmul_precision`'s where it is called.
+    """
+    config: Any = jax.config  # its names are not in its type
+    precision = config.jax_default_matmul_precision or "default"
+    window = Window(pair(stride), pads(padding), pair(dilation), groups, precision)
     return apply(conv2d_p, x, kernel.astype(x.dtype), window=window, differentiated=False)
 
 

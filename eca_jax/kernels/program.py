@@ -68,7 +68,8 @@ class Program:
         for sharding in (*self._shardings, *_shardings(leaves)):
             devices: set[Any] = sharding.device_set
             return next(iter(devices)).platform, len(devices)
-        device = jax.config.values["jax_default_device"]
+        config: Any = jax.config  # its names are not in its type
+        device = config.jax_default_device
         if device is None:
             return jax.default_backend(), 1
         return device if isinstance(device, str) else device.platform, 1

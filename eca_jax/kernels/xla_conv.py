@@ -10,12 +10,13 @@ Shape = tuple[int, ...]
 
 
 class Window(NamedTuple):
-    """How a kernel moves over an image."""
+    """How a kernel moves over an image, and how exactly it is multiplied."""
 
     stride: tuple[int, int] = (1, 1)
     padding: Padding = ((0, 0), (0, 0))
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    precision: str = "default"  # on accelerators; of `jax.lax.Precision`
 
 
 def forward(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -28,6 +29,7 @@ def forward(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
         rhs_dilation=window.dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=window.groups,
+        precision=window.precision,
     )
 
 

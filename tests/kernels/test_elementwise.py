@@ -7,7 +7,7 @@ import pytest
 from gradients import assert_close, values_and_gradients
 from jax import lax
 
-from eca_jax.kernels import add_relu, compute_apart, compute_once, max_pool, means
+from eca_jax.kernels import add_relu, compute_apart, compute_once, max_pool, means, one_filter
 from eca_jax.kernels.conv import pads, pair
 
 
@@ -52,6 +52,10 @@ PAIRS = {
     "max_pool": (lambda x: max_pool(x, 3, 2, 1), lambda x: xla_max_pool(x, 3, 2, 1)),
     "add_relu": (lambda x: add_relu(x, x[::-1]), lambda x: jax.nn.relu(x + x[::-1])),
     "means": (lambda x: jnp.sum(means(x[None])[0], 1) + means(x[None])[1], lambda x: x.sum(0).mean((0, 1)) * 1.5),
+    "one_filter": (
+        lambda x: one_filter(x[..., 0, 0], x[0, :3, 0, 0], True),
+        lambda x: sum(jnp.roll(x[..., 0, 0], 1 - i, 1) * x[0, i, 0, 0] for i in range(3)),
+    ),
     "compute_once": (compute_once, lambda x: x),
     "compute_apart": (compute_apart, lambda x: x),
 }

@@ -43,7 +43,9 @@ def test_compiled_for_a_tpu_it_takes_all_rows_and_no_option_of_the_cpus(tpus):
     arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), (jnp.ones(()), batch))
     by_argument = kernels.jit(network, rows=1).lower(*arguments)
     by_option = kernels.jit(network, rows=1, in_shardings=there).lower(jnp.ones(()), batch)
-    for lowered in (by_argument, by_option):
+    with jax.default_device(tpus.devices[0]):
+        by_default = kernels.jit(network, rows=1).lower(jax.ShapeDtypeStruct((), jnp.float32), batch)
+    for lowered in (by_argument, by_option, by_default):
         assert "stablehlo.while" not in lowered.as_text()
         lowered.compile()  # an option of the CPU's compiler would be an error
 

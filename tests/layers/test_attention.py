@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from eca_jax.kernels import one_filter
 from eca_jax.layers import ECA, SE, BatchNorm, Conv, conv_norm_gate, eca_kernel_size
-from eca_jax.layers.attention import one_filter
 
 KERNEL_SIZES = {16: 3, 32: 3, 64: 3, 112: 3, 128: 5, 256: 5, 512: 5, 1024: 5, 1536: 5, 2048: 7, 4096: 7}
 

@@ -1,7 +1,7 @@
 """Channel attention: layers that rescale a feature map by what they see of it, by name and as modules."""
 
 from eca_jax.layers.attention.base import ChannelGate, global_average_pool, round_channels
-from eca_jax.layers.attention.eca import ECA, ECAM, ChannelConv, eca_kernel_size, one_filter
+from eca_jax.layers.attention.eca import ECA, ECAM, ChannelConv, eca_kernel_size
 from eca_jax.layers.attention.registry import (
     Attention,
     AttentionSpec,
@@ -26,7 +26,6 @@ __all__ = [
     "eca_kernel_size",
     "global_average_pool",
     "list_attentions",
-    "one_filter",
     "register_attention",
     "resolve_attention",
     "round_channels",

@@ -1,13 +1,13 @@
 """Efficient Channel Attention: a convolution along the channel axis of the pooled descriptor."""
 
 import math
-from functools import partial
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from eca_jax.kernels import one_filter
 from eca_jax.layers.attention.base import ChannelGate, round_channels
 from eca_jax.layers.conv import torch_uniform
 
@@ -32,7 +32,7 @@ class ChannelConv(nn.Module):
     [N, C] -> [N, C] for `features=1`; several features, or several input features, add a last axis:
     [N, C, I] -> [N, C, F]. The kernel has shape (k, I, F), the layout of `lax.conv_general_dilated` for "WIO".
     Channels beyond the ends count as zero, or wrap around where `circular`. With `fast`, a single filter runs as
-    `one_filter`.
+    `kernels.one_filter`.
     """
 
     kernel_size: int
@@ -67,39 +67,6 @@ class ChannelConv(nn.Module):
         if self.use_bias:
             z = z + self.param("bias", torch_uniform(fan_in), (self.features,), jnp.float32)
         return z
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def one_filter(z: jax.Array, taps: jax.Array, circular: bool) -> jax.Array:
-    """The channel convolution of z [N, C] with a single filter [k], as shifted multiply-adds in float32.
-
-    The TPU compiler estimates 15,200 cycles for the gate of 128 examples with 1024 channels in this form (k = 5, v5e),
-    and 28,700 for `lax.conv_general_dilated`, even rounding to bfloat16.
-    """
-    return sum(tap * v for tap, v in zip(taps, _shifts(z, len(taps), circular), strict=True))
-
-
-def _shifts(z: jax.Array, count: int, circular: bool) -> list[jax.Array]:
-    """z moved along its channels by -(count // 2), ..., count // 2 places."""
-    pad, channels = count // 2, z.shape[1]
-    z = jnp.pad(z, ((0, 0), (pad, pad)), mode="wrap" if circular else "constant")
-    return [z[:, i : i + channels] for i in range(count)]
-
-
-def _one_filter_fwd(z: jax.Array, taps: jax.Array, circular: bool) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return one_filter(z, taps, circular), (z, taps)
-
-
-def _one_filter_bwd(
-    circular: bool, residuals: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Both results from the same shifts of `g`: one pass, where autodiff takes one for each tap."""
-    z, taps = residuals
-    shifts = _shifts(g, len(taps), circular)[::-1]
-    return sum(tap * v for tap, v in zip(taps, shifts, strict=True)), jnp.stack([jnp.sum(v * z) for v in shifts])
-
-
-one_filter.defvjp(_one_filter_fwd, _one_filter_bwd)
 
 
 class ECA(ChannelGate):

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from eca_jax import kernels
 from eca_jax.models.registry import create_model, entry
 from eca_jax.weights.load import Weights
 from eca_jax.weights.torch import peer as torch_peer
@@ -147,9 +148,9 @@ def compare(
     variables = {collection: tree for collection, tree in variables.items() if collection != COUNTS}
     # TPUs and recent GPUs multiply float32 with fewer bits unless told otherwise.
     with jax.default_matmul_precision("highest"):
-        logits = jax.jit(create_model(name, **options).apply)(variables, images)
+        logits = kernels.jit(create_model(name, **options).apply)(variables, images)
         staged = create_model(name, **{**options, "features_only": True})
-        taps = jax.jit(staged.apply)(variables, images) if places else ()
+        taps = kernels.jit(staged.apply)(variables, images) if places else ()
     differences = [_difference(place, ours, stages[place]) for place, ours in zip(places, taps, strict=True)]
     return [*differences, _difference("logits", logits, theirs)]
 
