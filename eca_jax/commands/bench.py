@@ -67,10 +67,13 @@ def _add_predict(subjects: Any) -> None:
 
 def _add_data(subjects: Any) -> None:
     parser = _subject(subjects, "data", "the input pipeline, beside torchvision's DataLoader", _data)
-    parser.add_argument("--images", type=int, default=512, help="JPEG files to make and read")
+    parser.add_argument("--images", type=int, default=2048, help="JPEG files to make and read")
     parser.add_argument("--workers", type=int, default=2, help="decoding threads of ours, processes of the peer")
     parser.add_argument("--seconds", type=float, default=5.0, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each, taking turns")
+    parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear")
+    parser.add_argument("--augment", default="", help="such as rand-m7-mstd0.5-inc1; the peer is timm's then")
+    parser.add_argument("--stored", choices=("folder", "tfrecord", "array_record"), default="folder", help="ours only")
 
 
 def _subject(
@@ -151,4 +154,12 @@ def _predict(options: argparse.Namespace) -> bench_report.Report:
 def _data(options: argparse.Namespace) -> bench_report.Report:
     from eca_jax.bench import data
 
-    return data.run(options.images, options.workers, options.seconds, options.rounds)
+    return data.run(
+        options.images,
+        options.workers,
+        options.seconds,
+        options.rounds,
+        options.interpolation,
+        options.augment,
+        options.stored,
+    )

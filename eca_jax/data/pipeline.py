@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -246,7 +247,8 @@ class _Workers(ThreadPoolExecutor):
     """Threads that are not waited for: a run that ends leaves batches behind that nobody will ask for."""
 
     def __exit__(self, *error: object) -> None:
-        self.shutdown(wait=False, cancel_futures=True)
+        if not sys.is_finalizing():  # at the interpreter's exit the threads have ended, and what this calls is gone
+            self.shutdown(wait=False, cancel_futures=True)
 
 
 def _named_warnings(source: Source, batches: Iterator[_Decoded]) -> Iterator[dict[str, np.ndarray]]:

@@ -11,3 +11,13 @@ def test_the_data_benchmark_measures_both_pipelines_on_imagenet_sized_files():
     assert 90 < result["kilobytes_per_image"] < 130
     assert len(result["rounds"]) == len(result["peer_rounds"]) == 1
     assert result["speedup"] == result["images_per_second"] / result["peer_images_per_second"]
+    assert result["cpu_ms"] > 0 and result["cpu_ratio"] == result["cpu_ms"] / result["peer_cpu_ms"]
+    assert list(result["parts"]) == ["read the file", "decode", "crop and resize", "flip", "to an array"]
+
+
+@pytest.mark.slow
+def test_the_data_benchmark_measures_records_and_augmentation_beside_timms():
+    spec = "rand-m7-mstd0.5-inc1"
+    report = bench_data.run(128, 1, 0.1, 1, interpolation="bicubic", augment=spec, stored="array_record")
+    assert spec in report.result["parts"]
+    assert "timm's transforms, DataLoader" in report.text and "CPU ms an image" in report.text

@@ -3,6 +3,8 @@
 import itertools
 import logging
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -228,6 +230,17 @@ def test_a_file_that_has_gone_ends_the_run_with_its_name(damaged):
         take(train_batches(source, **SETTINGS | {"batch_size": TRAIN_EXAMPLES}), 1)
     assert str(gone) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_batches_that_nobody_takes_do_not_disturb_the_end(folder_dir):
+    """Of the interpreter: it says nothing and does not wait for what is decoded ahead."""
+    code = (
+        "import sys; from eca_jax.data import load_source, train_batches\n"
+        "batches = train_batches(load_source('folder', sys.argv[1]), batch_size=12, image_size=32, seed=0)\n"
+        "print(next(batches)['image'].shape); assert 'tensorflow' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, folder_dir], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "(12, 32, 32, 3)\n", "")
 
 
 @pytest.mark.parametrize("directory", ["imagenet_dir", "array_record_dir"])
