@@ -112,10 +112,10 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
-def test_speed_is_measured_where_there_are_only_jax_flax_and_optax():
+def test_speed_is_measured_where_there_are_only_the_core_and_optax():
     code = """
 import sys
-missing = ("tensorflow", "tensorflow_datasets", "clu", "ml_collections", "torch", "PIL", "safetensors", "tqdm")
+missing = ("tensorflow", "tensorflow_datasets", "clu", "orbax", "sklearn", "matplotlib", "torch")
 sys.modules.update(dict.fromkeys(missing))
 from eca_jax.commands import main as cli
 sys.exit(cli.main("bench infer --model resnet51".split()))
