@@ -5,6 +5,8 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import eca_jax
+from eca_jax.models.registry import entry
+from eca_jax.weights.torch.names import correspondence
 from eca_jax.weights.torch.state_dict import from_torch_resolved, to_torch
 
 SHORT = {"backbone_options": {"stage_sizes": (1, 1, 1, 1)}}
@@ -82,7 +84,6 @@ def test_mmdetections_files_tell_the_classes_and_the_kernel_sizes(kind):
     "name, tensors", [("faster_rcnn", 348), ("mask_rcnn", 360), ("retinanet", 354)], ids=KINDS[1:] + KINDS[:1]
 )
 def test_whole_detectors_have_as_many_tensors_as_torchvisions(name, tensors):
-    from eca_jax.weights.torch.names import correspondence
-
     model = eca_jax.create_model(f"{name}_resnet50_fpn")
-    assert len(correspondence(model, 64, "torchvision_detection")) == tensors
+    rules = entry(f"{name}_resnet50_fpn").naming.rules("torchvision_detection")
+    assert len(correspondence(model, 64, rules)) == tensors
