@@ -107,7 +107,7 @@ def get_config():
     config = eca_jax.default_config()
     config.task = "regression:Regression"
     config.batch_size = 32
-    config.num_epochs = 3
+    config.num_epochs = 8
     config.learning_rate = 0.02
     config.schedule.name = "cosine"
     config.ema_decay = 0.9
