@@ -187,7 +187,7 @@ def test_half_a_place_among_the_processes_is_refused(command, tmp_path):
 def test_jax_is_asked_for_other_processes_only_where_it_can_tell(monkeypatch, environment, platforms, asked):
     calls = []
     fake = SimpleNamespace(
-        config=SimpleNamespace(jax_platforms=platforms),
+        config=SimpleNamespace(values={"jax_platforms": platforms}),
         distributed=SimpleNamespace(initialize=lambda *place, **times: calls.append(place)),
     )
     monkeypatch.setattr(distributed, "jax", fake)
