@@ -206,7 +206,8 @@ class _Run:
         if not bool(_all_finite(state.params)):
             raise self._not_finite(step, "a parameter")
         best = best_evaluation(self.writer.lines, self.program.task.best)
-        noted = {"window": self.window.values, "epoch": step / self.epoch_steps, "best": best and dict(best)}
+        window = dict(self.window.values)  # a copy: it is written while the next steps add to the window
+        noted = {"window": window, "epoch": step / self.epoch_steps, "best": best and dict(best)}
         self.checkpoints.save(state, noted, best_step=best["step"] if best else None)
 
     def record_evaluation(self, step: int) -> None:
