@@ -44,7 +44,7 @@ def _offsets(queries: int, keys: int) -> np.ndarray:
     return np.arange(keys)[None, :] - np.arange(queries)[:, None] + keys - 1
 
 
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, position: jax.Array) -> jax.Array:
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, position: jax.Array) -> jax.Array:
     """softmax(q kᵀ / √D + position) v, the softmax in float32.
 
     q [..., Q, D], k [..., K, D], v [..., K, V], position [..., Q, K] -> [..., Q, V].
@@ -92,7 +92,7 @@ class BottleneckAttention(nn.Module):
         position = RelativePosition((height, width), name="pos_embed")(q)
         pixels = height * width
         q, k, v = (part.reshape(batch, heads, pixels, -1) for part in (q, k, v))
-        y = _attend(q, k, v, position.reshape(batch, heads, pixels, pixels))
+        y = attend(q, k, v, position.reshape(batch, heads, pixels, pixels))
         y = jnp.moveaxis(y, 1, 2).reshape(batch, height, width, channels)
         return y if self.stride == 1 else nn.avg_pool(y, (2, 2), strides=(2, 2))
 
@@ -145,7 +145,7 @@ class HaloAttention(nn.Module):
 
         position = RelativePosition((window, window), name="pos_embed")(q)
         q, position = (part.reshape(batch, rows, columns, heads, block * block, -1) for part in (q, position))
-        y = _attend(q, k, v, position)
+        y = attend(q, k, v, position)
         y = y.reshape(batch, rows, columns, heads, block, block, -1).transpose(0, 1, 4, 2, 5, 3, 6)
         return y.reshape(batch, rows * block, columns * block, channels)
 

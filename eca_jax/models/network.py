@@ -41,14 +41,29 @@ class Network(nn.Module, kw_only=True):
         """The attention with its options; None for none. Raises as `resolve_attention` does."""
         return resolve_attention(self.attention, self.attention_options, self.attention_name)
 
-    def _attentions(self, rule: Sequence[int | None], *, each: str = "a stage", **offers: Any) -> list[Layer | None]:
-        """What makes the attention at each place. Arguments and errors are those of `AttentionSpec.layers`."""
+    def _attentions(
+        self, rule: Sequence[int | None], *, each: str = "a stage", convs: bool = False, **offers: Any
+    ) -> list[Layer | None]:
+        """What makes the attention in each stage, or (MobileNetV2) block.
+
+        Args:
+          rule: the network's own kernel size for each.
+          each: how an error calls one of them.
+          convs: the blocks have a convolution that an attention can take the place of.
+          **offers: see `AttentionSpec.layers`.
+
+        Raises:
+          ValueError: as `AttentionSpec.layers` does, or the attention has no place here.
+        """
         spec = self.attention_spec
         if spec is None:
             if self.kernel_sizes is not None:
                 raise ValueError("kernel_sizes belongs to networks with ECA, and this one has no attention")
             return [None] * len(rule)
-        return [*spec.layers(rule, self.kernel_sizes, each=each, dtype=self.dtype, **offers)]
+        if spec.place == "conv" and not convs:
+            raise ValueError(f"{spec.build.__name__} takes the place of a bottleneck's 3x3 convolution in ResNets only")
+        places = [{"kernel_size": size, "stage": index} for index, size in enumerate(rule)]
+        return [*spec.layers(places, self.kernel_sizes, each=each, dtype=self.dtype, **offers)]
 
 
 class BatchNormNetwork(Network, kw_only=True):
@@ -66,8 +81,8 @@ class BatchNormNetwork(Network, kw_only=True):
         """What makes BatchNorm."""
         return partial(BatchNorm, epsilon=self.bn_epsilon, group_size=self.bn_group_size, dtype=self.dtype)
 
-    def _attentions(self, rule: Sequence[int | None], *, each: str = "a stage", **offers: Any) -> list[Layer | None]:
-        return super()._attentions(rule, each=each, bn_group_size=self.bn_group_size, **offers)
+    def _attentions(self, rule: Sequence[int | None], **options: Any) -> list[Layer | None]:
+        return super()._attentions(rule, bn_group_size=self.bn_group_size, **options)
 
 
 class ClassifierHead(nn.Module):

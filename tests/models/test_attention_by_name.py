@@ -228,7 +228,7 @@ def test_weights_with_an_attention_of_ones_own_convert_both_ways(name):
     ("options", "message"),
     [
         ({"attention": "ecaa"}, "unknown attention 'ecaa': did you mean ec"),
-        ({"attention": "transformer"}, "unknown attention 'transformer': there are ceca, "),
+        ({"attention": "transformer"}, "unknown attention 'transformer': there are a2, "),
         ({"attention": "se", "attention_options": {"reductoin": 4}}, "no option 'reductoin': did you mean reduction"),
         ({"attention": partial(SE, kernel=3)}, "SE has no option 'kernel'"),
         ({"attention": None, "attention_options": {"reduction": 4}}, "belong to no attention"),

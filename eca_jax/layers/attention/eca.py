@@ -1,7 +1,7 @@
-"""Efficient Channel Attention: a convolution along the channel axis of the pooled descriptor."""
+"""Efficient Channel Attention and its ablations: convolutions along the channel axis of the pooled descriptor."""
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +43,7 @@ class ChannelConv(nn.Module):
 
     @nn.compact
     def __call__(self, pooled: jax.Array) -> jax.Array:
-        if self.kernel_size % 2 == 0 or self.kernel_size < 1:
-            raise ValueError(f"the channel convolution needs an odd kernel size, got {self.kernel_size}")
+        _check_odd(self.kernel_size)
         z = pooled.astype(jnp.float32)
         inputs = z.shape[2] if z.ndim == 3 else 1
         fan_in = self.kernel_size * inputs
@@ -119,3 +118,76 @@ class ECAM(ChannelGate):
         hidden = round_channels(channels / self.reduction)
         z = nn.relu(ChannelConv(1, features=hidden, use_bias=True, name="conv")(pooled))
         return nn.sigmoid(ChannelConv(kernel_size, use_bias=True, name="conv2")(z))
+
+
+class UnsharedECA(ChannelGate):
+    """ECA-NS, ECA with a kernel for every channel (the paper's section 3.2.1; the release's models/eca_ns.py).
+
+    s_i = σ(Σ_j w_{j,i} y_{i+j-k//2}), channels beyond the ends being zero. kC parameters, `conv/kernel` (k, 1, C) as of
+    a depthwise convolution, which start as PyTorch's: U(±1/√k).
+
+    Attributes:
+      kernel_size: odd; None takes the adaptive size `eca_kernel_size(C)`.
+    """
+
+    kernel_size: int | None = 3
+
+    name_in_block: ClassVar[str] = "eca"
+    kernel_path: ClassVar[tuple[str, ...]] = ("conv", "kernel")
+
+    @nn.compact
+    def gate(self, pooled: jax.Array) -> jax.Array:
+        kernel_size = self.kernel_size or eca_kernel_size(pooled.shape[-1])
+        return nn.sigmoid(UnsharedChannelConv(kernel_size, name="conv")(pooled))
+
+
+class UnsharedChannelConv(nn.Module):
+    """Along the channels of pooled descriptors, with taps of their own for each place: [N, C] -> [N, C], float32."""
+
+    kernel_size: int
+
+    @nn.compact
+    def __call__(self, pooled: jax.Array) -> jax.Array:
+        _check_odd(self.kernel_size)
+        z = pooled.astype(jnp.float32)
+        kernel = self.param("kernel", torch_uniform(self.kernel_size), (self.kernel_size, 1, z.shape[1]), jnp.float32)
+        channels, pad = z.shape[1], self.kernel_size // 2
+        z = jnp.pad(z, ((0, 0), (pad, pad)))
+        return sum(taps * z[:, i : i + channels] for i, taps in enumerate(kernel[:, 0]))
+
+
+class StackedECA(ChannelGate):
+    """Several convolutions one after another before the sigmoid (the paper's supplement, section B).
+
+    The paper does not say what stands between them. Linear convolutions one after another are one of more taps but at
+    the ends of the channel axis, so that here it is ReLU unless `activation` is None. depth · k parameters,
+    `conv_0/kernel`, ... (k, 1, 1), which start as ECA's.
+
+    Attributes:
+      kernel_size: of each, odd; None takes the adaptive size `eca_kernel_size(C)`.
+      depth: the number of convolutions.
+      activation: between them, "relu" or None.
+    """
+
+    kernel_size: int | None = None
+    depth: int = 2
+    activation: Literal["relu"] | None = "relu"
+
+    name_in_block: ClassVar[str] = "eca"
+    kernel_path: ClassVar[tuple[str, ...]] = ("conv_0", "kernel")
+
+    @nn.compact
+    def gate(self, pooled: jax.Array) -> jax.Array:
+        if self.activation not in ("relu", None):
+            raise ValueError(f"activation is 'relu' or None, not {self.activation!r}")
+        kernel_size = self.kernel_size or eca_kernel_size(pooled.shape[-1])
+        z = pooled
+        for index in range(self.depth):
+            z = nn.relu(z) if index and self.activation else z
+            z = ChannelConv(kernel_size, fast=self.fast, name=f"conv_{index}")(z)
+        return nn.sigmoid(z)
+
+
+def _check_odd(kernel_size: int) -> None:
+    if kernel_size % 2 == 0 or kernel_size < 1:
+        raise ValueError(f"the channel convolution needs an odd kernel size, got {kernel_size}")

@@ -2,8 +2,12 @@
 
 An attention is a `flax.linen` module that is called as `module(x, train) -> x` on feature maps [N, H, W, C]. A network
 offers it what it knows, by the names of the module's own fields: `dtype` (of the computation), `bn_group_size`
-(examples that share statistics, for BatchNorm inside) and `kernel_size` (where the field's default is None, "choose
-one"). What the attention's options say comes before what the network offers.
+(examples that share statistics, for BatchNorm inside), `stage` (from 0) and `kernel_size` (where the field's default is
+None, "choose one"). What the attention's options say comes before what the network offers.
+
+Two class attributes say more where a module has them: `name_in_block`, of its submodule ("attention" without), and
+`place`: "branch", after a block's last BatchNorm and before the sum (without), "after", on the block's output, or
+"conv", instead of a bottleneck's 3x3 convolution, made with that one's `features` and `stride`.
 """
 
 import dataclasses
@@ -15,8 +19,16 @@ from typing import Any, Literal
 
 from flax import linen as nn
 
-from eca_jax.layers.attention.eca import ECA, ECAM
-from eca_jax.layers.attention.se import SE
+from eca_jax.layers.attention.augmented import AugmentedConv
+from eca_jax.layers.attention.cbam import CBAM
+from eca_jax.layers.attention.coordinate import CoordinateAttention
+from eca_jax.layers.attention.covariance import GSoP
+from eca_jax.layers.attention.double_attention import DoubleAttention
+from eca_jax.layers.attention.eca import ECA, ECAM, StackedECA, UnsharedECA
+from eca_jax.layers.attention.gather_excite import GatherExcite
+from eca_jax.layers.attention.global_context import GlobalContext
+from eca_jax.layers.attention.moments import GCT, SRM, SimAM
+from eca_jax.layers.attention.se import SE, DenseGate, DiagonalGate, GroupedGate, PlainGate
 from eca_jax.layers.conv import Layer
 
 # A registered name, a module's class, or a `functools.partial` of a class.
@@ -25,10 +37,29 @@ Attention = str | type[nn.Module] | functools.partial[nn.Module] | None
 KernelSizes = Sequence[int] | Literal["adaptive"] | None
 
 _ATTENTIONS: dict[str, Layer] = {
+    "a2": DoubleAttention,
+    "aa": AugmentedConv,
+    "cbam": CBAM,
     "ceca": functools.partial(ECA, circular=True),
+    "coord": CoordinateAttention,
     "eca": ECA,
+    "eca2": functools.partial(StackedECA, depth=2),
+    "eca3": functools.partial(StackedECA, depth=3),
+    "eca_ns": UnsharedECA,
     "ecam": ECAM,
+    "gc": GlobalContext,
+    "gct": GCT,
+    "ge": GatherExcite,
+    "gsop": GSoP,
     "se": SE,
+    "se_gc1": functools.partial(GroupedGate, groups=16),
+    "se_gc2": functools.partial(GroupedGate, group_size=16),
+    "se_gc3": functools.partial(GroupedGate, group_size=8),
+    "se_var1": PlainGate,
+    "se_var2": DiagonalGate,
+    "se_var3": DenseGate,
+    "simam": SimAM,
+    "srm": SRM,
 }
 
 
@@ -90,38 +121,54 @@ class AttentionSpec:
         path = () if self.options.get("kernel_size") else getattr(self.build, "kernel_path", ())
         return (self.name, *path) if path else ()
 
+    @property
+    def place(self) -> str:
+        """Where it stands: "branch", "after" or "conv"."""
+        return getattr(self.build, "place", "branch")
+
     def layers(
-        self, rule: Sequence[int | None], kernel_sizes: KernelSizes, *, each: str, **offers: Any
+        self, places: Sequence[Mapping[str, Any]], kernel_sizes: KernelSizes, *, each: str, **offers: Any
     ) -> list[functools.partial[nn.Module]]:
         """What makes the layer at each place of a network.
 
         Args:
-          rule: the network's own kernel size for each place, None for the attention's default there.
+          places: what each offers; `kernel_size` is the network's own rule, None where it has none.
           kernel_sizes: as the network was asked for; see `KernelSizes`.
           each: how an error calls one place, "a stage".
-          **offers: values of fields, taken by a module that has the field where the options leave it open.
+          **offers: what every place offers: values of fields, taken by a module that has the field where the options
+            leave it open.
 
         Raises:
           ValueError: `kernel_sizes` is given to an attention without, or twice, or is not one for each place.
         """
         defaults = {field.name: field.default for field in dataclasses.fields(self.build)}
-        offered = {key: value for key, value in offers.items() if key in defaults}
-        layer = functools.partial(self.build, **offered | dict(self.options), name=self.name)
+        chooses = defaults.get("kernel_size", 0) in (None, dataclasses.MISSING)
+        own = {
+            key: value for key, value in self.options.items() if not (chooses and key == "kernel_size" and not value)
+        }
+        layers = []
+        for place, size in zip(places, self._kernel_sizes(len(places), kernel_sizes, each), strict=True):
+            taken = {key: value for key, value in {**offers, **place}.items() if key in defaults and key not in own}
+            if not (chooses and taken.get("kernel_size")):
+                taken.pop("kernel_size", None)
+            layers.append(functools.partial(self.build, **taken | own | size, name=self.name))
+        return layers
+
+    def _kernel_sizes(self, count: int, kernel_sizes: KernelSizes, each: str) -> list[dict[str, int | None]]:
+        """The `kernel_size` that was asked for at each place, as a keyword; none where the network chooses."""
         if kernel_sizes is None:
-            chooses = defaults.get("kernel_size", 0) in (None, dataclasses.MISSING)
-            sizes = rule if chooses and not self.options.get("kernel_size") else [None] * len(rule)
-            return [functools.partial(layer, kernel_size=size) if size else layer for size in sizes]
-        if "kernel_size" not in defaults:
+            return [{}] * count
+        if "kernel_size" not in {field.name for field in dataclasses.fields(self.build)}:
             raise ValueError(f"kernel_sizes belongs to networks with ECA, and {self.build.__name__} has no kernel_size")
         if self.options.get("kernel_size"):
             raise ValueError(
                 f"kernel_sizes is given beside the attention's own kernel_size={self.options['kernel_size']}"
             )
         if kernel_sizes == "adaptive":
-            return [functools.partial(layer, kernel_size=None)] * len(rule)
-        if len(kernel_sizes) != len(rule):
+            return [{"kernel_size": None}] * count
+        if len(kernel_sizes) != count:
             raise ValueError(f"kernel_sizes takes one size {each}, got {tuple(kernel_sizes)}")
-        return [functools.partial(layer, kernel_size=size) for size in kernel_sizes]
+        return [{"kernel_size": size} for size in kernel_sizes]
 
 
 def resolve_attention(
