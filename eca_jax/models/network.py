@@ -42,14 +42,14 @@ class Network(nn.Module, kw_only=True):
         return resolve_attention(self.attention, self.attention_options, self.attention_name)
 
     def _attentions(
-        self, rule: Sequence[int | None], *, each: str = "a stage", convs: bool = False, **offers: Any
+        self, rule: Sequence[int | None], *, each: str = "a stage", places: Sequence[str] = ("branch",), **offers: Any
     ) -> list[Layer | None]:
         """What makes the attention in each stage, or (MobileNetV2) block.
 
         Args:
           rule: the network's own kernel size for each.
           each: how an error calls one of them.
-          convs: the blocks have a convolution that an attention can take the place of.
+          places: those that the blocks have, of `AttentionSpec.place`.
           **offers: see `AttentionSpec.layers`.
 
         Raises:
@@ -60,10 +60,11 @@ class Network(nn.Module, kw_only=True):
             if self.kernel_sizes is not None:
                 raise ValueError("kernel_sizes belongs to networks with ECA, and this one has no attention")
             return [None] * len(rule)
-        if spec.place == "conv" and not convs:
-            raise ValueError(f"{spec.build.__name__} takes the place of a bottleneck's 3x3 convolution in ResNets only")
-        places = [{"kernel_size": size, "stage": index} for index, size in enumerate(rule)]
-        return [*spec.layers(places, self.kernel_sizes, each=each, dtype=self.dtype, **offers)]
+        if spec.place not in places:
+            where = {"conv": "in place of a bottleneck's 3x3 convolution", "after": "after a ResNet's block"}
+            raise ValueError(f"{spec.build.__name__} stands {where[spec.place]}, and this network has no such place")
+        offered = [{"kernel_size": size, "stage": index} for index, size in enumerate(rule)]
+        return [*spec.layers(offered, self.kernel_sizes, each=each, dtype=self.dtype, **offers)]
 
 
 class BatchNormNetwork(Network, kw_only=True):

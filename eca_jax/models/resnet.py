@@ -36,6 +36,8 @@ class Block(nn.Module):
       shortcut_names: of the shortcut's convolution and BatchNorm.
       zero_init: the last BatchNorm's scale starts from zero, and the block from its shortcut.
       conv, norm, attention: what makes the layers; None for no attention.
+      spatial: what makes the layer in place of a bottleneck's 3x3 convolution, where that is another one.
+      unit: what makes a layer on the block's output, where there is one.
       fold: see `ResNet`.
     """
 
@@ -44,6 +46,8 @@ class Block(nn.Module):
     conv: Callable[..., Conv]
     norm: Callable[..., BatchNorm]
     attention: Layer | None = None
+    spatial: Layer | None = None
+    unit: Layer | None = None
     groups: int = 1
     average_shortcut: bool = False
     shortcut_names: tuple[str, str] = ("downsample_conv", "downsample_bn")
@@ -62,6 +66,11 @@ class Block(nn.Module):
         norm = self.norm(name=f"bn{number}", **zero)
         gate = self.attention and self.attention()
         return conv_norm_gate(y, conv, norm, gate, train=train, fold=self.fold)
+
+    def _sum(self, y: jax.Array, x: jax.Array, train: bool) -> jax.Array:
+        """The block's output: the sum of the branch `y` and the shortcut from the block's input `x`, and the unit."""
+        y = add_relu(y, self._shortcut(x, train))
+        return self.unit()(y, train) if self.unit else y
 
     def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
         """The block's input, projected by a 1x1 convolution where its shape differs from the block's output."""
@@ -91,7 +100,7 @@ class BasicBlock(Block):
         y = nn.relu(self.norm(name="bn1")(y, train))
         if apart and last > 64:  # conv1 would run inside conv2, which pays in stage 1 only
             y = compute_apart(y)
-        return add_relu(self._last(y, 3, train), self._shortcut(x, train))
+        return self._sum(self._last(y, 3, train), x, train)
 
 
 class Bottleneck(Block):
@@ -108,9 +117,12 @@ class Bottleneck(Block):
             # The gate waits for all of conv2, so conv2 cannot run inside conv3 as it does in a plain network, and
             # conv1 would run inside conv2.
             y = compute_apart(y)
-        y = self.conv(second, 3, self.stride, groups=self.groups, name="conv2")(y)
+        if self.spatial:
+            y = self.spatial(features=second, stride=self.stride)(y, train)
+        else:
+            y = self.conv(second, 3, self.stride, groups=self.groups, name="conv2")(y)
         y = nn.relu(self.norm(name="bn2")(y, train))
-        return add_relu(self._last(y, 1, train), self._shortcut(x, train))
+        return self._sum(self._last(y, 1, train), x, train)
 
 
 class ResNet(BatchNormNetwork):
@@ -147,7 +159,11 @@ class ResNet(BatchNormNetwork):
         conv, norm = partial(Conv, dtype=self.dtype), self._norm()
         x = self._stem(x.astype(self.dtype), conv, norm, train)
         outputs = []
-        attentions = self._attentions(self.rule or (None,) * 4, fast=self.fold)
+        places = {"branch": "attention", "after": "unit"}
+        if self.block is Bottleneck:
+            places["conv"] = "spatial"
+        attentions = self._attentions(self.rule or (None,) * 4, places=tuple(places), fast=self.fold)
+        place = places[self.attention_spec.place] if self.attention_spec else "attention"
         for stage, ((channels, blocks), attention) in enumerate(zip(self._stages(), attentions, strict=True)):
             for index, inner in enumerate(blocks):
                 x = self.block(
@@ -155,7 +171,7 @@ class ResNet(BatchNormNetwork):
                     stride=2 if stage > 0 and index == 0 else 1,
                     conv=conv,
                     norm=norm,
-                    attention=attention,
+                    **{place: attention},
                     groups=self.groups,
                     average_shortcut=self.average_shortcut,
                     shortcut_names=self.shortcut_names,

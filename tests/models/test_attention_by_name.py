@@ -270,3 +270,37 @@ def test_accepts_tells_which_options_a_model_has():
     assert all(accepts(name, "attention") for name in eca_jax.models.list_models(task="classification"))
     with pytest.raises(ValueError, match="did you mean"):
         accepts("eca_resnet", "attention")
+
+
+SHORT = {"stage_sizes": (1, 1, 1, 1), "small_images": True, "num_classes": 3}
+
+
+@pytest.mark.parametrize(("attention", "path"), [("aa", "conv2"), ("a2", "a2")])
+def test_a_resnet_has_places_beside_the_branch(attention, path):
+    """In place of a bottleneck's 3x3 convolution, and after a block: by name as everything else."""
+    model = eca_jax.create_model("resnet50", attention=attention, **SHORT)
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+    block = variables["params"]["layer2_0"]
+    assert path in block and "kernel" not in block[path]
+    logits = jax.jit(model.apply)(variables, images)
+    assert logits.shape == (2, 3) and jnp.all(jnp.isfinite(logits))
+    plain = eca_jax.create_model("resnet50", **SHORT)
+    shared = {key: value for key, value in block.items() if key != path}
+    expected = jax.eval_shape(plain.init, jax.random.key(1), images)["params"]["layer2_0"]
+    assert shared.keys() == expected.keys() - {path}
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "message"),
+    [
+        ("resnet18", "aa", "in place of a bottleneck's 3x3 convolution, and this network has no such place"),
+        ("mobilenet_v2", "aa", "this network has no such place"),
+        ("mobilenet_v2", "a2", "after a ResNet's block, and this network has no such place"),
+    ],
+)
+def test_a_place_that_a_network_does_not_have_is_named(name, attention, message):
+    model = eca_jax.create_model(name, attention=attention, num_classes=3)
+    with pytest.raises(ValueError, match=message) as error:
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    assert "\n" not in str(error.value)
