@@ -7,7 +7,7 @@ models/eca_resnet.py, and as data what timm varies: He et al., "Bag of Tricks fo
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 from flax import linen as nn
@@ -159,19 +159,20 @@ class ResNet(BatchNormNetwork):
         conv, norm = partial(Conv, dtype=self.dtype), self._norm()
         x = self._stem(x.astype(self.dtype), conv, norm, train)
         outputs = []
-        places = {"branch": "attention", "after": "unit"}
+        places: dict[str, str] = {"branch": "attention", "after": "unit"}
         if self.block is Bottleneck:
             places["conv"] = "spatial"
         attentions = self._attentions(self.rule or (None,) * 4, places=tuple(places), fast=self.fold)
         place = places[self.attention_spec.place] if self.attention_spec else "attention"
         for stage, ((channels, blocks), attention) in enumerate(zip(self._stages(), attentions, strict=True)):
             for index, inner in enumerate(blocks):
+                layer: dict[str, Any] = {place: attention}
                 x = self.block(
                     features=(*inner, channels),
                     stride=2 if stage > 0 and index == 0 else 1,
                     conv=conv,
                     norm=norm,
-                    **{place: attention},
+                    **layer,
                     groups=self.groups,
                     average_shortcut=self.average_shortcut,
                     shortcut_names=self.shortcut_names,

@@ -41,7 +41,7 @@ class AugmentedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """[N, H, W, C] -> [N, H / stride, W / stride, F]. Nothing depends on `train`."""
+        """[N, H, W, C] -> [N, H / stride, W / stride, F] of x's dtype. Nothing depends on `train`."""
         heads, features = self.num_heads, self.features or x.shape[-1]
         value = max(heads, int(features * self.value_share) // heads * heads)
         key = max(20 * heads, int(features * self.key_share) // heads * heads)
@@ -59,11 +59,11 @@ class AugmentedConv(nn.Module):
         q, k, v = (part.reshape(batch, heads, pixels, -1) for part in (q, k, v))
         y = attend(q, k, v, position.reshape(batch, heads, pixels, pixels))
         y = jnp.moveaxis(y, 1, 2).reshape(batch, height, width, value)
-        return jnp.concatenate([convolved, Conv(value, 1, dtype=self.dtype, name="out")(y)], axis=-1)
+        return jnp.concatenate([convolved, Conv(value, 1, dtype=self.dtype, name="out")(y)], axis=-1).astype(x.dtype)
 
     def _check_size(self, height: int, width: int) -> None:
         if self.has_variable("params", "relative"):
-            tables = self.get_variable("params", "relative")
+            tables: Any = self.get_variable("params", "relative")
             made = tuple((tables[name].shape[0] + 1) // 2 for name in ("height_rel", "width_rel"))
             if made != (height, width):
                 raise ValueError(

@@ -92,15 +92,15 @@ class GroupedGate(ChannelGate):
     @nn.compact
     def gate(self, pooled: jax.Array) -> jax.Array:
         batch, channels = pooled.shape
-        if (self.groups is None) == (self.group_size is None):
-            raise ValueError("a grouped gate takes either groups or group_size")
         divisor = self.groups or self.group_size
+        if divisor is None or (self.groups and self.group_size):
+            raise ValueError("a grouped gate takes either groups or group_size")
         if channels % divisor:
             what = f"{divisor} groups" if self.groups else f"groups of {divisor}"
             divisors = [d for d in range(1, channels + 1) if channels % d == 0]
             near = " or ".join(map(str, sorted(sorted(divisors, key=lambda d: abs(d - divisor))[:2])))
             raise ValueError(f"{channels} channels do not split into {what}; the nearest that they split into: {near}")
-        groups = self.groups or channels // self.group_size
+        groups = self.groups or channels // divisor
         size = channels // groups
         weight = self.param("weight", torch_uniform(size), (groups, size, size), jnp.float32)
         z = jnp.einsum("ngi,gio->ngo", pooled.reshape(batch, groups, size), weight)
