@@ -157,7 +157,7 @@ def read_weights(
         counters,
         resolved.format,
         tensors,
-        remarks=(*remarks, *_rounded(tensors)),
+        remarks=(*remarks, *_rounded(tensors), *_not_finite(variables)),
     )
 
 
@@ -188,6 +188,7 @@ def _read_directory(
         unflatten_dict({key: value for key, value in kept.items() if key[0] == COUNTS}),
         step=stored.step,
         averaged=stored.averaged,
+        remarks=tuple(_not_finite(stored.variables)),
     )
 
 
@@ -237,3 +238,10 @@ def _rounded(tensors: Mapping[str, np.ndarray]) -> list[str]:
     kinds = sorted({tensor.dtype.name for tensor in tensors.values()})
     half = [f"{kind} tensors become float32, every value kept" for kind in kinds if kind in ("bfloat16", "float16")]
     return half + (["float64 tensors become float32, rounded"] if "float64" in kinds else [])
+
+
+def _not_finite(variables: Mapping[str, Any]) -> list[str]:
+    """A word about numbers that make every answer NaN."""
+    arrays = flatten_dict(dict(variables), sep="/")
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    return [f"{len(bad)} arrays hold NaN or infinity ({bad[0]})"] if bad else []

@@ -5,6 +5,7 @@ import collections
 import gzip
 import json
 import pathlib
+import pickle
 import tarfile
 import types
 import warnings
@@ -184,6 +185,30 @@ def test_numbers_of_other_types_and_other_layouts_are_read(dtype, state_dict, ex
     rounded = state_dict["fc.weight"].to(dtype).float().numpy().T
     np.testing.assert_array_equal(weights.variables["params"]["fc"]["kernel"], rounded)
     assert str(dtype).removeprefix("torch.") in weights.remarks[0]
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_any_protocol_of_pickles_is_read(protocol, zipped, state_dict, expected, path):
+    content = {"state_dict": state_dict, "history": np.arange(5.0), "cfg": pathlib.Path("/x")}
+    torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    assert_variables(read_weights(path, NAME), expected)
+
+
+def test_a_pickle_of_numpy_arrays_is_read(state_dict, expected, tmp_path):
+    """As detectron2's model zoo has them."""
+    arrays = {key: tensor.numpy() for key, tensor in state_dict.items()}
+    for protocol in (2, 4, 5):
+        content = pickle.dumps({"model": arrays, "__author__": "someone"}, protocol)
+        (tmp_path / "w.pkl").write_bytes(content)
+        assert_variables(read_weights(tmp_path / "w.pkl", NAME), expected)
+
+
+def test_numbers_that_are_not_finite_are_said(state_dict, path, tmp_path):
+    torch.save({**state_dict, "fc.bias": torch.tensor([0.0, float("nan"), 1.0])}, path)
+    assert read_weights(path, NAME).remarks == ("1 arrays hold NaN or infinity (params/fc/bias)",)
+    assert main(["convert", "--model", NAME, str(path), str(tmp_path / "w")]) == 0
+    assert "NaN" in read_weights(tmp_path / "w").remarks[0]
 
 
 def test_a_file_is_known_by_its_content(state_dict, expected, tmp_path):
