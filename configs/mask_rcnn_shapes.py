@@ -1,6 +1,8 @@
-"""Mask R-CNN on drawn shapes: the whole way of detection without any download. On a CPU.
+"""Mask R-CNN on drawn shapes: the whole way of detection without any download.
 
-eca-jax train mask_rcnn_shapes --workdir=/tmp/shapes
+    eca-jax train mask_rcnn_shapes --workdir=/tmp/shapes
+
+Not yet trained to its end: what it reaches, and in what time, is not known.
 """
 
 import ml_collections
