@@ -53,7 +53,7 @@ def window(*, stride=1, padding=0, dilation=1, groups=1):
 
 
 def xla_conv2d(x, kernel, **options):
-    stride, padding, dilation, groups = window(**options)
+    stride, padding, dilation, groups, _ = window(**options)
     return lax.conv_general_dilated(
         x,
         kernel,
