@@ -49,6 +49,7 @@ def test_the_readmes_models_are_called(directory):
     assert names["model"].num_classes == 10
 
 
+@pytest.mark.slow
 def test_a_head_of_ones_own_learns_on_the_features(directory, capsys):
     names = run("docs/predict.md", "Predictor.load")
     assert tuple(line.split()[0] for line in capsys.readouterr().out.splitlines()) == PHOTOS

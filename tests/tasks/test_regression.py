@@ -14,6 +14,7 @@ import pytest
 from eca_jax.training.metrics import read_metrics
 from eca_jax.weights import store
 
+pytestmark = pytest.mark.slow
 RECIPE = Path(__file__).with_name("regression.py")
 
 
@@ -49,7 +50,6 @@ def test_it_trains_and_is_judged_by_its_own_metric(whole):
     assert (workdir / "curves.png").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_it_goes_on_bit_for_bit(whole, tmp_path, number):
     process = train(tmp_path, start_new_session=True)
@@ -66,7 +66,6 @@ def test_it_goes_on_bit_for_bit(whole, tmp_path, number):
     np.testing.assert_array_equal(*kernels)
 
 
-@pytest.mark.slow
 def test_it_is_evaluated_and_planned(whole):
     workdir, _ = whole
     line = next(x for x in read_metrics(workdir) if x["step"] == store.best_step(workdir, "r2") and "ema" in x["split"])

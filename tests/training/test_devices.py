@@ -29,15 +29,18 @@ def found(command):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["0", "2"], ids=["whole batch", "an eighth of it"])
 def test_one_and_eight_devices_find_the_same_losses(found, group):
     np.testing.assert_allclose(found[group]["eight"], found[group]["one"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_group_size_matters(found):
     assert not np.allclose(found["0"]["one"], found["2"]["one"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_groups_of_one_device_need_no_communication_inside_the_network(found):
     """All-reduces combine gradients, running statistics and the four metrics, each number once.
 

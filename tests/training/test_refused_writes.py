@@ -76,6 +76,7 @@ def test_a_workdir_inside_a_file(config, tmp_path):
     assert verdict(error.value)[0] == BAD_INPUT
 
 
+@pytest.mark.slow
 def test_a_bucket_holds_a_run_and_keeps_its_last_checkpoint_when_it_fails(config, tmp_path):
     config.num_epochs = 1
     with open_bucket(tmp_path) as bucket:
