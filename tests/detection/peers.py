@@ -88,6 +88,20 @@ def plain_roi_align(features, rois, size):
     return plain(features, rois, torch.tensor(1.0), size, size, -1, False)
 
 
+def read_as_compiled(read):
+    """torchvision's bilinear reading in PyTorch with its compiled operators' rule: a sample beyond the map is 0.
+
+    A box narrower than a cell at the border has such samples; the form in PyTorch clamps them.
+    """
+
+    def outside_is_zero(features, numbers, y, x, y_mask, x_mask):
+        inside = [(p >= -1) & (p <= size) for p, size in zip((y, x), features.shape[2:], strict=True)]
+        values = read(features, numbers, y, x, y_mask, x_mask)
+        return values * (inside[0][:, None, :, None, :, None] & inside[1][:, None, None, :, None, :])
+
+    return outside_is_zero
+
+
 @contextlib.contextmanager
 def plain_operators(gradients=False):
     """torchvision's detectors run without its compiled operators, suppression on true coordinates, nothing compiled."""
@@ -98,6 +112,7 @@ def plain_operators(gradients=False):
         mock.patch.object(box_ops, "nms", suppress),
         mock.patch.object(box_ops, "_batched_nms_coordinate_trick", box_ops._batched_nms_vanilla),
         mock.patch.object(roi_align, "_roi_align", plain),
+        mock.patch.object(roi_align, "_bilinear_interpolate", read_as_compiled(roi_align._bilinear_interpolate)),
         mock.patch.object(roi_align, "_has_ops", lambda: False),
     ):
         yield
