@@ -48,6 +48,8 @@ def default_config() -> ml_collections.ConfigDict:
             # Of detectors.
             "backbone": placeholder(str),
             "backbone_options": placeholder(object),
+            "width": placeholder(int),
+            "batch_statistics": placeholder(bool),
             "rules": placeholder(str),
             "rule_options": placeholder(object),
         }

@@ -59,7 +59,10 @@ def run(args: argparse.Namespace) -> int:
             continue
         found = detector(pixels, threshold=args.threshold)[0]
         names = [_name(detector.class_names, label) for label in found["labels"]]
-        print(_json(path, found, names) if args.json else _table(path, found, names), flush=True)
+        print(
+            _json(path, found, names, detector.model.preset.offset) if args.json else _table(path, found, names),
+            flush=True,
+        )
         if args.draw:
             drawn(pixels, found, names).save(args.draw / f"{Path(path).stem}.png")
     return 0 if not skipped else 1 if skipped < len(paths) else 2
@@ -91,12 +94,14 @@ def _name(names: list[str] | None, label: int) -> str:
     return names[label] if names and names[label] else str(label)
 
 
-def _json(path: str, found: dict[str, np.ndarray], names: list[str]) -> str:
+def _json(path: str, found: dict[str, np.ndarray], names: list[str], offset: float = 0.0) -> str:
     objects = []
     for k, name in enumerate(names):
         x1, y1, x2, y2 = (float(value) for value in found["boxes"][k])
         label, score = int(found["labels"][k]), float(found["scores"][k])
-        objects.append({"category_id": label, "name": name, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
+        objects.append(
+            {"category_id": label, "name": name, "bbox": [x1, y1, x2 - x1 + offset, y2 - y1 + offset], "score": score}
+        )
     return json.dumps({"image": path, "objects": objects})
 
 

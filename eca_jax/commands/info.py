@@ -4,19 +4,24 @@ import argparse
 import json
 
 from eca_jax.analysis.counts import count
+from eca_jax.analysis.detection_counts import IMAGE_SIZE, count_detector
+from eca_jax.models import list_models
 
 
 def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("info", help="parameters and multiply-adds of a model")
     parser.add_argument("model", help="a name that `list` shows")
     parser.add_argument("--image_size", type=int, help="pixels; the model's own by default")
-    parser.add_argument("--num_classes", type=int, default=1000)
+    parser.add_argument("--num_classes", type=int, help="the model's own by default")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    counts = count(args.model, image_size=args.image_size, num_classes=args.num_classes)
+    options = {} if args.num_classes is None else {"num_classes": args.num_classes}
+    if args.model in list_models(task="detection"):
+        return _detector(args, options)
+    counts = count(args.model, image_size=args.image_size, **options)
     report = counts.report()
     if args.json:
         print(json.dumps(report))
@@ -36,7 +41,29 @@ def run(args: argparse.Namespace) -> int:
             ("  in millions (2^20)", f"{report['paper_operations_2_20']:.1f}M"),
             ("  in billions (2^30)", f"{report['paper_operations_2_30']:.3f}G"),
         ]
-    print(counts.model)
+    _print(counts.model, rows)
+    return 0
+
+
+def _detector(args: argparse.Namespace, options: dict[str, int]) -> int:
+    size = (args.image_size, args.image_size) if args.image_size else IMAGE_SIZE
+    counts = count_detector(args.model, image_size=size, **options)
+    report = counts.report()
+    if args.json:
+        print(json.dumps(report))
+        return 0
+    rows = [
+        ("parameters", f"{counts.parameters:,}"),
+        ("  without the frozen stem and stage (paper)", f"{counts.trained_parameters:,}"),
+        ("  in millions (10^6)", f"{report['trained_parameters_millions']:.2f}M"),
+        (f"operations at {size[0]}x{size[1]} as the paper counts", f"{counts.paper_operations:,}"),
+        ("  in billions (10^9)", f"{report['paper_operations_giga']:.2f}G"),
+    ]
+    _print(counts.model, rows)
+    return 0
+
+
+def _print(model: str, rows: list[tuple[str, str]]) -> None:
+    print(model)
     for label, value in rows:
         print(f"  {label:<46}{value:>18}")
-    return 0

@@ -3,10 +3,10 @@
 Pure NumPy and Pillow. The order is a pure function of (seed, epoch), mirroring of (seed, epoch, example).
 """
 
-import concurrent.futures
 import dataclasses
-import os
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from eca_jax.data.batch import IMAGE, MASK
 from eca_jax.data.order import epoch_rng, permuted_rows, steps_per_epoch
 from eca_jax.data.sources.coco import Example, ObjectSource
+from eca_jax.data.workers import Workers, usable_cpus
 
 # A batch's arrays beside `IMAGE` uint8 [N, H, W, 3] and `MASK` float32 [N]: `SIZE` int32 [N, 2], the image's height and
 # width on its canvas; `SCALE` float32 [N, 2], those over the original's; `NUMBER` int32 [N], of the example in its
@@ -21,6 +22,10 @@ from eca_jax.data.sources.coco import Example, ObjectSource
 # [N, G, M, M], each of its box.
 SIZE, SCALE, NUMBER = "size", "scale", "number"
 BOXES, LABELS, VALID, MASKS = "boxes", "labels", "valid", "masks"
+
+
+# An example (None for a blank row), its number in the split, and whether it is mirrored.
+Row = tuple[Example | None, int, bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Layout:
       short, long: pixels that an image's sides are resized to, as far as neither is exceeded.
       objects: places for objects; of an image with more the largest are kept.
       mask_size: side of the objects' masks; 0 for none.
+      rounded: see `eca_jax.models.detection.rules.Rules`.
     """
 
     canvas: tuple[int, int]
@@ -39,18 +45,33 @@ class Layout:
     long: int
     objects: int = 100
     mask_size: int = 0
+    rounded: bool = False
+
+    @property
+    def turned(self) -> "Layout":
+        """The same with height and width of the canvas exchanged."""
+        return dataclasses.replace(self, canvas=self.canvas[::-1])
 
     def size(self, original: tuple[int, int]) -> tuple[int, int]:
         """Height and width on the canvas of an image of that height and width."""
-        height, width = resized_size(original, self.short, self.long)
+        height, width = resized_size(original, self.short, self.long, self.rounded)
         share = min(1.0, self.canvas[0] / height, self.canvas[1] / width)
         return (height, width) if share == 1 else (max(int(height * share), 1), max(int(width * share), 1))
 
+    def scale(self, original: tuple[int, int]) -> np.ndarray:
+        """float32 [2]: boxes' heights and widths on the canvas over those in an image of that height and width."""
+        size = self.size(original)
+        whole = size == resized_size(original, self.short, self.long, self.rounded)
+        if self.rounded and whole:
+            return np.full(2, min(self.short / min(original), self.long / max(original)), np.float32)
+        return np.array([size[0] / original[0], size[1] / original[1]], np.float32)
 
-def resized_size(original: tuple[int, int], short: int, long: int) -> tuple[int, int]:
-    """torchvision's: floor(side * scale) in double precision, with the scale that neither side exceeds."""
+
+def resized_size(original: tuple[int, int], short: int, long: int, rounded: bool = False) -> tuple[int, int]:
+    """torchvision's floor(side * scale) in double precision, with the scale that neither exceeds; or `rounded`."""
     scale = min(short / min(original), long / max(original))
-    return max(int(original[0] * scale), 1), max(int(original[1] * scale), 1)
+    more = 0.5 if rounded else 0.0
+    return max(int(original[0] * scale + more), 1), max(int(original[1] * scale + more), 1)
 
 
 def resize_bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -81,14 +102,14 @@ def train_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches: this process's rows of every global batch, from `start_step` on.
 
-    Every process count and start gives the same rows. What cannot be read is a row that does not count. Raises
-    ValueError where the split has fewer examples than the batch.
+    Every process count and start gives the same rows. An image that cannot be read is a row that does not count, and
+    is named by a warning once. Raises ValueError where the split has fewer examples than the batch.
     """
     examples = source.examples("train")
     steps = steps_per_epoch(len(examples), batch_size)
     rows = batch_size // process_count
 
-    def plan() -> Iterator[list[tuple[Example | None, int, bool]]]:
+    def plan() -> Iterator[list[Row]]:
         step = start_step
         while True:
             epoch, place = divmod(step, steps)
@@ -97,7 +118,18 @@ def train_batches(
             yield [(examples[i], int(i), flip and epoch_rng(seed, epoch, 1, int(i)).random() < 0.5) for i in own]
             step += 1
 
-    return _batches(plan(), layout)
+    named: set[int] = set()
+
+    def make(row: Row) -> dict[str, Any]:
+        try:
+            return make_row(*row, layout)
+        except (OSError, ValueError) as error:
+            if row[1] not in named:
+                named.add(row[1])
+                logging.warning("skipping an image: %s", error)
+            return blank(layout)
+
+    return _batches(plan(), make)
 
 
 def eval_batches(
@@ -109,40 +141,54 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every example of a split once over all processes, in as many batches for each; missing rows are masked."""
+    """Every example of a split once over all processes, in as many batches for each; missing rows are masked.
+
+    On a canvas that is no square the images of the other orientation come last, on the canvas turned, so that all of
+    them are as large as `Layout.short` and `Layout.long` have it, and two programs serve them. Raises
+    FileNotFoundError or ValueError for an image that cannot be read: figures without it would be of another data set.
+    """
     examples = source.examples(split)
     rows = batch_size // process_count
+    broad = layout.canvas[1] > layout.canvas[0]
+    square = layout.canvas[0] == layout.canvas[1]
+    turned = [not square and e.size[0] != e.size[1] and broad != (e.size[1] > e.size[0]) for e in examples]
 
-    def plan() -> Iterator[list[tuple[Example | None, int, bool]]]:
-        for first in range(0, len(examples), batch_size):
+    def plan(numbers: Sequence[int]) -> Iterator[list[Row]]:
+        for first in range(0, len(numbers), batch_size):
             own = range(first + process_index * rows, first + (process_index + 1) * rows)
-            yield [(examples[i], i, False) if i < len(examples) else (None, 0, False) for i in own]
+            places = [numbers[i] if i < len(numbers) else None for i in own]
+            yield [(None, 0, False) if i is None else (examples[i], i, False) for i in places]
 
-    return _batches(plan(), layout)
+    for orientation in (False, True):
+        numbers = [i for i, turn in enumerate(turned) if turn == orientation]
+        own_layout = layout.turned if orientation else layout
+        yield from _batches(plan(numbers), functools.partial(_make, layout=own_layout))
 
 
-def _batches(plan: Iterable[list[tuple[Example | None, int, bool]]], layout: Layout) -> Iterator[dict[str, np.ndarray]]:
-    with concurrent.futures.ThreadPoolExecutor(
-        os.process_cpu_count() if hasattr(os, "process_cpu_count") else None
-    ) as pool:
+def _make(row: Row, layout: Layout) -> dict[str, Any]:
+    return make_row(*row, layout)
+
+
+def _batches(
+    plan: Iterable[list[Row]],
+    make: Callable[[Row], dict[str, Any]],
+) -> Iterator[dict[str, np.ndarray]]:
+    with Workers(usable_cpus()) as pool:
         for rows in plan:
-            made = list(pool.map(lambda row: make_row(row[0], row[1], row[2], layout), rows))
+            made = list(pool.map(make, rows))
             yield {key: np.stack([row[key] for row in made]) for key in made[0]}
 
 
 def make_row(example: Example | None, number: int, mirrored: bool, layout: Layout) -> dict[str, Any]:
-    """One row of a batch; blank, and not counted, without an example or where its image cannot be read."""
+    """One row of a batch; blank, and not counted, without an example. Raises as `Example.read`."""
     row = blank(layout)
     if example is None:
         return row
-    try:
-        image = example.read()
-    except (OSError, ValueError):
-        return row
+    image = example.read()
     height, width = layout.size(example.size)
     pixels = resize_bilinear(image, (height, width))
     row[IMAGE][:height, :width] = np.rint(pixels[:, ::-1] if mirrored else pixels)
-    scale = np.array([height / example.size[0], width / example.size[1]], np.float32)
+    scale = layout.scale(example.size)
     row |= {MASK: np.float32(1), SIZE: np.array([height, width], np.int32), SCALE: scale, NUMBER: np.int32(number)}
     boxes = example.boxes * np.tile(scale[::-1], 2)
     kept = np.arange(len(boxes))

@@ -2,8 +2,6 @@
 
 import itertools
 import logging
-import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from eca_jax.data.batch import IMAGE, LABEL, MASK
 from eca_jax.data.decode import UndecodableImage, decode
 from eca_jax.data.resize import resize_and_crop
 from eca_jax.data.sources.source import Row, Source
+from eca_jax.data.workers import Workers, usable_cpus
 
 # Encoded images that are shuffled with each other where storage is sequential; at ImageNet's 110 KB an image, and with
 # one block read ahead, 3.6 GB of host memory for one process, divided by the number of processes.
@@ -186,10 +185,10 @@ def _decoded_batches(
     Threads decode, as Pillow lets go of the interpreter while it works; each batch is theirs in parts of a few rows,
     and as many batches are in work as keep all of them busy.
     """
-    workers = num_workers or _usable_cpus()
+    workers = num_workers or usable_cpus()
     part = max(1, min(_ROWS_AT_ONCE, -(-num_rows // workers)))
     ahead = 1 + max(2, -(-2 * workers * part // num_rows))
-    with _Workers(workers) as pool:
+    with Workers(workers) as pool:
         pending: deque[Callable[[], _Decoded]] = deque()
         try:
             while batch := list(itertools.islice(rows, num_rows)):
@@ -243,14 +242,6 @@ def _blank(rows: int, image_size: int) -> dict[str, np.ndarray]:
     }
 
 
-class _Workers(ThreadPoolExecutor):
-    """Threads that are not waited for: a run that ends leaves batches behind that nobody will ask for."""
-
-    def __exit__(self, *error: object) -> None:
-        if not sys.is_finalizing():  # at the interpreter's exit the threads have ended, and what this calls is gone
-            self.shutdown(wait=False, cancel_futures=True)
-
-
 def _named_warnings(source: Source, batches: Iterator[_Decoded]) -> Iterator[dict[str, np.ndarray]]:
     """Passes training batches on; logs the name of each undecodable example when it is first met."""
     seen: set[int] = set()
@@ -276,10 +267,6 @@ def _padded(
         if missing:
             batch = {key: np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1)) for key, value in batch.items()}
         yield batch
-
-
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _local_rows(batch_size: int, process_index: int, process_count: int) -> int:

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from eca_jax import kernels
-from eca_jax.data.objects import resize_bilinear, resized_size
+from eca_jax.data.objects import Layout, resize_bilinear
+from eca_jax.models.detection.canvas import MULTIPLE
 from eca_jax.models.detection.detector import Detector as Network
 from eca_jax.models.detection.paste import paste
 from eca_jax.models.inputs import Preprocessing
 from eca_jax.weights.load import Weights, read_weights
 
-MULTIPLE = 32
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
 
@@ -40,6 +40,9 @@ class Detector:
         self.preprocessing = preprocessing
         self.class_names = None if class_names is None else list(class_names)
         self.variables = jax.device_put(dict(variables))
+        short, long = preprocessing.image_size, preprocessing.image_size * 5 // 3
+        sides = [-(-side // MULTIPLE) * MULTIPLE for side in (short, long)]
+        self._layout = Layout((sides[0], sides[1]), short, long, rounded=model.preset.rounded)
         self._detect = kernels.jit(lambda variables, images, sizes: model.apply(variables, images, sizes))
 
     @classmethod
@@ -88,27 +91,28 @@ class Detector:
         found = self._detect(self.variables, canvas[None], np.array([size], np.int32))
         found = {key: np.asarray(value[0]) for key, value in found.items()}
         kept = found["valid"] & (found["scores"] >= threshold)
-        scale = np.array([original[1] / size[1], original[0] / size[0]], np.float32)
         result = {
-            "boxes": found["boxes"][kept] * np.tile(scale, 2),
+            "boxes": found["boxes"][kept] / np.tile(self._layout.scale(original)[::-1], 2),
             "scores": found["scores"][kept],
             "labels": found["labels"][kept].astype(np.int64),
         }
         if "masks" in found:
-            masks = [paste(m, b, original) for m, b in zip(found["masks"][kept], result["boxes"], strict=True)]
+            ring = self.model.preset.mask_ring
+            masks = [paste(m, b, original, ring) for m, b in zip(found["masks"][kept], result["boxes"], strict=True)]
             result["masks"] = np.stack(masks) if masks else np.zeros((0, *original), np.float32)
         return result
 
     def _placed(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-        """The image on its canvas, normalised as torchvision does it: first, then resized, then padded by zeros."""
+        """The image on its canvas: normalised, resized and padded by zeros as torchvision's; or resized first."""
         how = self.preprocessing
-        short, long = how.image_size, how.image_size * 5 // 3
-        height, width = resized_size(pixels.shape[:2], short, long)
+        layout = self._layout if pixels.shape[1] >= pixels.shape[0] else self._layout.turned
+        height, width = layout.size(pixels.shape[:2])
+        if layout.rounded:
+            pixels = np.rint(resize_bilinear(pixels, (height, width)))
         mean, std = np.asarray(how.mean, np.float32), np.asarray(how.std, np.float32)
         normalised = (pixels.astype(np.float32) / 255 - mean) / std
-        sides = [-(-side // MULTIPLE) * MULTIPLE for side in (short, long)]
-        canvas = np.zeros((*(sides if width >= height else sides[::-1]), 3), np.float32)
-        canvas[:height, :width] = resize_bilinear(normalised, (height, width))
+        canvas = np.zeros((*layout.canvas, 3), np.float32)
+        canvas[:height, :width] = normalised if layout.rounded else resize_bilinear(normalised, (height, width))
         return canvas.astype(jnp.dtype(self.model.dtype)), (height, width)
 
 

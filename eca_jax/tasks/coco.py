@@ -12,6 +12,7 @@ from eca_jax.data.batch import MASK
 from eca_jax.data.objects import NUMBER
 from eca_jax.data.sources.coco import ObjectSource
 from eca_jax.models.detection.paste import paste
+from eca_jax.models.detection.rules import TORCHVISION, Rules
 from eca_jax.sharding import gathered
 
 FIGURES = (
@@ -23,12 +24,12 @@ FIGURES = (
 class CocoMeter:
     """A `Meter`: COCO's twelve figures of boxes, "box_ap" the first, and of masks where there are any, "mask_ap"."""
 
-    def __init__(self, source: ObjectSource, split: str, offset: float = 0.0) -> None:
-        """`offset`: boxes are x2 - x1 + `offset` wide (`Rules.offset`)."""
+    def __init__(self, source: ObjectSource, split: str, rules: Rules = TORCHVISION) -> None:
+        """`rules`: how wide boxes are, and how masks are pasted."""
         self._source = source
         self._examples = source.examples(split)
         self._split = split
-        self._offset = offset
+        self._rules = rules
         self._found: list[dict[str, Any]] = []
         self._images: list[int] = []
 
@@ -44,11 +45,13 @@ class CocoMeter:
                 found = {
                     "image_id": example.image_id,
                     "category_id": category,
-                    "bbox": [x1, y1, x2 - x1 + self._offset, y2 - y1 + self._offset],
+                    "bbox": [x1, y1, x2 - x1 + self._rules.offset, y2 - y1 + self._rules.offset],
                     "score": float(outputs["scores"][row][k]),
                 }
                 if "masks" in outputs:
-                    found["segmentation"] = encoded(paste(outputs["masks"][row][k], box, example.size) > 0.5)
+                    found["segmentation"] = encoded(
+                        paste(outputs["masks"][row][k], box, example.size, self._rules.mask_ring) > 0.5
+                    )
                 self._found.append(found)
 
     def result(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from eca_jax.data.objects import BOXES, LABELS, MASKS, NUMBER, SCALE, SIZE, VALI
 from eca_jax.data.sources.coco import CocoSource, ObjectSource
 from eca_jax.data.sources.shapes import ShapesSource
 from eca_jax.models import Preprocessing, create_model, preprocessing
+from eca_jax.models.detection.canvas import MULTIPLE
 from eca_jax.models.detection.detector import Detector
 from eca_jax.models.detection.rcnn import MaskRCNN
 from eca_jax.models.detection.rules import rules
@@ -25,6 +26,7 @@ from eca_jax.tasks.coco import CocoMeter
 from eca_jax.tasks.task import Batch, HostBatch, Sums, Variables
 from eca_jax.tasks.warm_start import from_weights
 from eca_jax.weights.card import Card
+from eca_jax.weights.load import Weights
 
 # So that COCO need not be here for a plan: training images with objects.
 NOMINAL_EXAMPLES = {"coco": 117_266}
@@ -74,8 +76,8 @@ class Detection:
         how, shape = preprocessing(config["model"]), plain(config["detection"])
         short = config["image_size"] or how.image_size
         how = dataclasses.replace(how, image_size=short)
-        if any(side % 32 for side in shape["canvas"]):
-            raise ValueError(f"canvas={tuple(shape['canvas'])} has to be of multiples of 32")
+        if any(side % MULTIPLE for side in shape["canvas"]):
+            raise ValueError(f"canvas={tuple(shape['canvas'])} has to be of multiples of {MULTIPLE}")
         return cls(
             model=model,
             description=Card(config["model"], options, how, task="detection", best=cls.best),
@@ -87,11 +89,34 @@ class Detection:
                 long_side(how),
                 shape["objects"],
                 MASK_CROP if isinstance(model, MaskRCNN) else 0,
+                model.preset.rounded,
             ),
             flip=config["flip"],
             seed=config["seed"],
             init_from=config["init_from"],
             nominal_examples=NOMINAL_EXAMPLES.get(config["dataset"]),
+        )
+
+    @classmethod
+    def of_weights(cls, weights: Weights, dataset: str, data_dir: str, batch_size: int) -> "Detection":
+        """The task of judging weights on data, each image as large as the weights' preprocessing has it.
+
+        Raises:
+          ValueError: the weights are no detector's, or there is no such data set.
+        """
+        model, how = weights.model, weights.card.preprocessing
+        if not isinstance(model, Detector):
+            raise ValueError(f"{weights.card.model} is no detector")
+        sides = [-(-side // MULTIPLE) * MULTIPLE for side in (how.image_size, long_side(how))]
+        canvas = (sides[0], sides[1])
+        return cls(
+            model=model,
+            description=weights.card,
+            batch_size=batch_size,
+            open_source=functools.partial(
+                open_source, dataset, data_dir, model, (how.image_size, how.image_size), ("validation",)
+            ),
+            layout=Layout(canvas, how.image_size, long_side(how), rounded=model.preset.rounded),
         )
 
     @property
@@ -136,10 +161,22 @@ class Detection:
         counts = batch[MASK] > 0
         truths = {name: batch[name] for name in (BOXES, LABELS, VALID, MASKS) if name in batch}
         truths[VALID] = truths[VALID] & counts[:, None]
-        losses: Any = self.model.apply(variables, self._pixels(batch), batch[SIZE], truths, key, method="losses")
+        losses: Any
+        losses, changed = self.model.apply(
+            variables,
+            self._pixels(batch),
+            batch[SIZE],
+            truths,
+            key,
+            method="losses",
+            mutable=["batch_stats"] if self.model.batch_statistics else [],
+        )
         loss = sum(losses.values())
         count = jnp.sum(batch[MASK])
-        return loss, ({}, {"loss": loss * count, "count": count})
+        return loss, (
+            dict(changed),
+            {name: value * count for name, value in ({"loss": loss} | losses).items()} | {"count": count},
+        )
 
     def outputs(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """Detections in pixels of the original images, and which images they are of."""
@@ -172,9 +209,11 @@ class Detection:
         )
 
     def meter(self) -> CocoMeter:
-        return CocoMeter(self.source, "validation", self.model.preset.offset)
+        return CocoMeter(self.source, "validation", self.model.preset)
 
     def describe(self, metrics: Mapping[str, Any]) -> str:
+        if "box_ap" not in metrics:
+            return f"loss {metrics['loss']:.4f}"
         masks = f", mask AP {metrics['mask_ap']:.1%}" if "mask_ap" in metrics else ""
         return f"box AP {metrics['box_ap']:.1%}{masks}"
 
@@ -188,8 +227,16 @@ def long_side(how: Preprocessing) -> int:
     return how.image_size * 5 // 3
 
 
-def open_source(dataset: str, data_dir: str, model: Detector, canvas: tuple[int, int]) -> ObjectSource:
+def open_source(
+    dataset: str,
+    data_dir: str,
+    model: Detector,
+    canvas: tuple[int, int],
+    splits: Sequence[str] = ("train", "validation"),
+) -> ObjectSource:
     """The data set of a recipe: "coco", a folder in its layout, or "shapes", drawn to fill the canvas.
+
+    `splits` are those that have to be there.
 
     Raises ValueError for another name, and as `CocoSource` does.
     """
@@ -199,4 +246,4 @@ def open_source(dataset: str, data_dir: str, model: Detector, canvas: tuple[int,
         raise ValueError(f"unknown dataset {dataset!r} of objects: choose coco or shapes")
     if not data_dir:
         raise ValueError("dataset 'coco' needs data_dir: a folder with annotations/instances_train2017.json")
-    return CocoSource(data_dir, by_order=rules(model.rules).name == "mmdet1")
+    return CocoSource(data_dir, by_order=rules(model.rules).name == "mmdet1", splits=splits)

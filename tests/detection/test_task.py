@@ -8,7 +8,6 @@ import pytest
 import eca_jax
 from eca_jax.data import objects
 from eca_jax.data.batch import IMAGE, MASK
-from eca_jax.data.sources.coco import CocoSource
 from eca_jax.data.sources.shapes import ShapesSource
 from eca_jax.tasks.coco import CocoMeter
 from eca_jax.training.optimizer import make_optimizer
@@ -94,38 +93,6 @@ def test_frozen_parameters_stay_also_under_weight_decay():
     updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
     moved = {name: bool(np.any(update["kernel"])) for name, update in updates["body"].items()}
     assert moved == {"conv1": False, "layer1_0": False, "layer2_0": True}
-
-
-def test_hostile_annotations_are_counted_and_left_out(tmp_path):
-    import json
-
-    (tmp_path / "annotations").mkdir()
-    good = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [1, 2, 30, 40], "area": 9, "iscrowd": 0}
-    bad = [
-        good | {"id": 1},
-        good | {"id": 2, "bbox": [1, 2, -3, 4]},
-        good | {"id": 3, "bbox": [1, 2, float("nan"), 4]},
-        good | {"id": 4, "bbox": [500, 500, 10, 10]},
-        good | {"id": 5, "category_id": 77},
-        good | {"id": 6, "image_id": 99},
-        good | {"id": 7, "iscrowd": 1},
-    ]
-    content = {
-        "images": [{"id": 5, "file_name": "a.png", "width": 20, "height": 60}],
-        "categories": [{"id": 3, "name": "cat"}, {"id": 9, "name": "dog"}],
-        "annotations": [good, *bad],
-    }
-    for name in ("instances_train2017.json", "instances_val2017.json"):
-        (tmp_path / "annotations" / name).write_text(json.dumps(content))
-    source = CocoSource(tmp_path, by_order=True)
-    (example,) = source.examples("train")
-    np.testing.assert_array_equal(example.boxes, [[1, 2, 20, 42]])
-    assert example.labels.tolist() == [1] and source.class_names == ["background", "cat", "dog"]
-    assert sum(source.skipped.values()) == 6 and source.skipped["without a box inside the image"] == 3
-    row = objects.make_row(example, 0, False, LAYOUT)
-    assert row[MASK] == 0  # its image is missing
-    with pytest.raises(FileNotFoundError, match="a COCO folder has"):
-        CocoSource(tmp_path / "nowhere")
 
 
 def test_numbers_of_the_rules_are_options_of_the_model():

@@ -3,15 +3,17 @@
 import collections
 import dataclasses
 import json
+import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from eca_jax.data.decode import UndecodableImage, decode
+from eca_jax.data.sources.segments import rasterized, runs_of
 from eca_jax.data.sources.source import of_split
 
 # Where COCO 2017 keeps its splits; a data set of one's own has the same two files and folders.
@@ -61,14 +63,16 @@ class ObjectSource(Protocol):
 class CocoSource:
     """A folder in COCO's layout: `annotations/instances_{train,val}2017.json`, `train2017/` and `val2017/`.
 
-    Objects without a width or height inside their image, with numbers that are not finite, of unknown categories, of
-    unknown images or with an id that was there before are left out, and counted in `skipped`. Crowds are not trained
-    on. An empty mask leaves the box.
+    Left out, of training and of evaluation, and counted in `skipped`: images without a name or a size or with an id
+    that was there before, and objects without a width or height inside their image, with numbers that are not finite,
+    of unknown categories, of unknown images or with an id that was there before. Crowds are not trained on. A mask
+    that is none is the box.
 
     Attributes:
       by_order: labels are 1, 2, ... in the order of the category ids, as mmdetection has them, and not the ids
         themselves, as torchvision has them.
-      skipped: why annotations were left out, and how many.
+      splits: those that are read; the categories are the first one's.
+      skipped: why images and annotations were left out, and how many.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -77,81 +81,179 @@ class CocoSource:
 
     name = "coco"
 
-    def __init__(self, root: str | os.PathLike, *, by_order: bool = False) -> None:
+    def __init__(
+        self, root: str | os.PathLike, *, by_order: bool = False, splits: Sequence[str] = ("train", "validation")
+    ) -> None:
         self.root = Path(root)
         self.skipped: collections.Counter[str] = collections.Counter()
-        self._content = {split: self._load(*names) for split, names in SPLITS.items()}
-        categories = sorted(self._content["train"]["categories"], key=lambda category: category["id"])
-        ids = [int(category["id"]) for category in categories]
-        if len(set(ids)) < len(ids) or (ids and ids[0] < 1):
-            raise ValueError(f"{self.root}: category ids have to be different numbers from 1 on")
-        names = {int(category["id"]): str(category["name"]) for category in categories}
-        self.category_ids = [0, *ids] if by_order else list(range(max(ids, default=0) + 1))
+        contents = {split: self._load(SPLITS[split][0]) for split in splits}
+        names = contents[splits[0]].categories
+        for split, content in contents.items():
+            other = [i for i, name in content.categories.items() if names.get(i, name) != name]
+            if other:
+                raise ValueError(
+                    f"{self.root}: category {other[0]} is {names[other[0]]!r} in {SPLITS[splits[0]][0]} and "
+                    f"{content.categories[other[0]]!r} in {SPLITS[split][0]}"
+                )
+        ids = sorted(names)
+        self.category_ids = [0, *ids] if by_order else list(range(max(ids) + 1))
         self.class_names = ["background", *(names.get(i, "") for i in self.category_ids[1:])]
-        self._labels = {category: label for label, category in enumerate(self.category_ids) if category in names}
+        labels = {category: label for label, category in enumerate(self.category_ids) if category in names}
+        self._names = names
+        self._images = {split: self._checked(content, labels) for split, content in contents.items()}
         self._examples: dict[str, list[Example]] = {}
+        if self.skipped:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
+            logging.warning("%s: left out are %s", self.root, reasons)
 
     def examples(self, split: str) -> list[Example]:
-        content = of_split(self._content, split)
+        images = of_split(self._images, split)
         if split not in self._examples:
-            examples = [self._example(image, *objects, split) for image, objects in self._objects(content)]
+            examples = [self._example(image, SPLITS[split][1]) for image in images]
             if split == "train":  # as the references: an object of more than a pixel in both directions
                 examples = [e for e in examples if np.any(np.min(e.boxes[:, 2:] - e.boxes[:, :2], axis=1) > 1)]
             self._examples[split] = examples
         return self._examples[split]
 
     def ground_truth(self, split: str) -> dict[str, Any]:
-        return of_split(self._content, split)
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for image in of_split(self._images, split):
+            images.append({"id": image.number, "height": image.size[0], "width": image.size[1]})
+            for thing in image.objects:
+                x, y, w, h = thing.bbox
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,  # pycocotools takes a match to id 0 for none
+                        "image_id": image.number,
+                        "category_id": thing.category,
+                        "bbox": [x, y, w, h],
+                        "area": w * h if thing.area is None else thing.area,
+                        "iscrowd": int(thing.crowd),
+                        "segmentation": runs_of(thing.segmentation, image.size)
+                        or runs_of([[x, y, x + w, y, x + w, y + h, x, y + h]], image.size),
+                    }
+                )
+        categories = [{"id": i, "name": name} for i, name in sorted(self._names.items())]
+        return {"images": images, "annotations": annotations, "categories": categories}
 
-    def _load(self, file: str, _: str) -> dict[str, Any]:
+    def _load(self, file: str) -> "Content":
         path = self.root / "annotations" / file
         if not path.is_file():
             raise FileNotFoundError(f"there is no {path}: a COCO folder has annotations/{file}")
         try:
             content = json.loads(path.read_bytes())
-            return {key: list(content[key]) for key in ("images", "annotations", "categories")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not COCO's JSON: {error}") from None
+            images, annotations, categories = (content[key] for key in ("images", "annotations", "categories"))
+            if not all(isinstance(entries, list) for entries in (images, annotations, categories)):
+                raise ValueError("images, annotations and categories have to be lists")
+            names = {number(category["id"]): str(category["name"]) for category in categories}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} is not COCO's JSON: {' '.join(str(error).split())}") from None
+        if len(names) < len(categories) or not names or min(names) < 1:
+            raise ValueError(f"{path}: category ids have to be different numbers from 1 on")
+        return Content(images, annotations, names)
 
-    def _objects(self, content: Mapping[str, Any]) -> list[tuple[Mapping, tuple[list, list, list]]]:
-        """Each image with the boxes, labels and segmentations of its objects."""
-        images: dict[Any, tuple[Mapping, tuple[list, list, list]]]
-        images = {image["id"]: (image, ([], [], [])) for image in content["images"]}
-        seen = set()
-        for annotation in content["annotations"]:
-            if annotation.get("iscrowd"):
-                continue
-            image, objects = images.get(annotation.get("image_id"), (None, ([], [], [])))
-            label = self._labels.get(annotation.get("category_id"))
-            if annotation.get("id") in seen:
-                self.skipped["an id that is there twice"] += 1
-            elif image is None:
-                self.skipped["of an unknown image"] += 1
-            elif label is None:
-                self.skipped["of an unknown category"] += 1
-            elif (box := _clamped(annotation.get("bbox"), image["width"], image["height"])) is None:
-                self.skipped["without a box inside the image"] += 1
+    def _checked(self, content: "Content", labels: Mapping[int, int]) -> "list[CheckedImage]":
+        images: dict[int, CheckedImage] = {}
+        for image in content.images:
+            try:
+                checked = CheckedImage(
+                    number(image["id"]), str(image["file_name"]), (number(image["height"]), number(image["width"])), []
+                )
+            except (KeyError, TypeError, ValueError):
+                checked = None
+            if checked is None or min(checked.size) < 1:
+                self.skipped["images without a name or a size"] += 1
+            elif checked.number in images:
+                self.skipped["images with an id that is there twice"] += 1
             else:
-                for values, value in zip(objects, (box, label, annotation.get("segmentation")), strict=True):
-                    values.append(value)
-            seen.add(annotation.get("id"))
+                images[checked.number] = checked
+        seen: set[Any] = set()
+        for annotation in content.annotations:
+            reason = self._take(annotation, images, labels, seen)
+            if reason:
+                self.skipped[f"objects {reason}"] += 1
         return list(images.values())
 
-    def _example(self, image: Mapping, boxes: list, labels: list, segments: list, split: str) -> Example:
-        path = self.root / SPLITS[split][1] / image["file_name"]
-        size = (int(image["height"]), int(image["width"]))
+    def _take(
+        self, annotation: Any, images: "Mapping[int, CheckedImage]", labels: Mapping[int, int], seen: set[Any]
+    ) -> str:
+        """Adds an annotation to its image; or says why not."""
+        try:
+            own, image, category = annotation.get("id"), annotation.get("image_id"), annotation.get("category_id")
+            if own is not None and own in seen:
+                return "with an id that is there twice"
+            seen.add(own)
+            if image not in images:
+                return "of an unknown image"
+            if category not in labels:
+                return "of an unknown category"
+        except (AttributeError, TypeError):  # no mapping, or lists for ids
+            return "that cannot be read"
+        area = annotation.get("area")
+        box = _clamped(annotation.get("bbox"), *images[image].size)
+        if box is None:
+            return "without a box inside the image"
+        images[image].objects.append(
+            Thing(
+                labels[category],
+                category,
+                annotation["bbox"],
+                box,
+                annotation.get("segmentation"),
+                area if _finite(area) and area >= 0 else None,
+                bool(annotation.get("iscrowd")),
+            )
+        )
+        return ""
 
-        def mask(k: int) -> np.ndarray:
-            return rasterized(segments[k], boxes[k], size)
-
+    def _example(self, image: "CheckedImage", folder: str) -> Example:
+        path, size = self.root / folder / image.file_name, image.size
+        things = [thing for thing in image.objects if not thing.crowd]
         return Example(
-            int(image["id"]),
+            image.number,
             size,
             lambda: read_image(path, size),
-            np.asarray(boxes, np.float32).reshape(-1, 4),
-            np.asarray(labels, np.int32),
-            mask,
+            np.asarray([thing.box for thing in things], np.float32).reshape(-1, 4),
+            np.asarray([thing.label for thing in things], np.int32),
+            lambda k: rasterized(things[k].segmentation, things[k].box, size),
         )
+
+
+class Content(NamedTuple):
+    """A file of annotations as it is, with the names of the categories by their ids."""
+
+    images: list[Any]
+    annotations: list[Any]
+    categories: dict[int, str]
+
+
+class Thing(NamedTuple):
+    """An object that was found good: COCO's own entries, and its box x1 y1 x2 y2 inside the image."""
+
+    label: int
+    category: int
+    bbox: list[float]
+    box: np.ndarray
+    segmentation: Any
+    area: float | None
+    crowd: bool
+
+
+class CheckedImage(NamedTuple):
+    """An image with its objects; `size` is height and width."""
+
+    number: int
+    file_name: str
+    size: tuple[int, int]
+    objects: list[Thing]
+
+
+def number(value: Any) -> int:
+    """An id or a size of COCO's JSON. Raises ValueError for what is no integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r} is no integer")
+    return value
 
 
 def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -172,32 +274,13 @@ def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     return pixels
 
 
-def rasterized(segmentation: Any, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """bool [h, w] of polygons or run lengths, as pycocotools draws them; the box itself where there is neither.
-
-    Raises ImportError without pycocotools.
-    """
-    if not segmentation:
-        x1, y1, x2, y2 = np.round(box).astype(int)
-        mask = np.zeros(size, bool)
-        mask[y1:y2, x1:x2] = True
-        return mask
-    from pycocotools import mask as coder
-
-    if isinstance(segmentation, list):
-        runs = coder.merge(coder.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation["counts"], list):
-        runs = coder.frPyObjects(segmentation, *size)
-    else:
-        runs = segmentation
-    return coder.decode(runs).astype(bool)
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _clamped(bbox: Any, width: int, height: int) -> np.ndarray | None:
+def _clamped(bbox: Any, height: int, width: int) -> np.ndarray | None:
     """x1 y1 x2 y2 inside the image of COCO's x y w h; None where nothing is left."""
-    if not isinstance(bbox, list | tuple) or len(bbox) != 4:
-        return None
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in bbox):
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_finite, bbox)):
         return None
     x, y, w, h = bbox
     box = np.array([x, y, x + w, y + h], np.float32)

@@ -75,7 +75,7 @@ def _drawn(size: tuple[int, int], seed: list[int]) -> tuple[np.ndarray, list[np.
     labels = []
     for _ in range(int(rng.integers(1, 5))):
         label = int(rng.integers(1, 4))
-        radius = rng.uniform(0.09, 0.22) * min(size)
+        radius = rng.uniform(0.12, 0.26) * min(size)
         centre = rng.uniform(radius, np.array(size) - radius)
         mask = _shape(label, centre, radius, size)
         # A later shape lies on an earlier one, and leaves it at least half of itself.

@@ -27,7 +27,7 @@ class Detector(nn.Module, kw_only=True):
 
     Images are float [N, H, W, 3], normalised, each in the upper left corner of its array ("canvas") of multiples of
     32; what lies beyond an image is ignored. Every image is detected as if it were alone. BatchNorm runs by its
-    statistics, always.
+    statistics, but for `batch_statistics`.
 
     Detections, best first, padded to a fixed number K: `boxes` float32 [N, K, 4] in pixels of the canvas, `scores`
     [N, K], `labels` int32 [N, K], `valid` bool [N, K], and of Mask R-CNN `masks` float32 [N, K, 28, 28], probabilities
@@ -38,6 +38,9 @@ class Detector(nn.Module, kw_only=True):
       backbone_options: of the backbone, as for `create_model`.
       kernel_sizes: of a backbone with ECA; None is the backbone's own.
       num_classes: with the background, class 0.
+      width: channels of the pyramid and of the heads on it; the box head's hidden layers have four times as many.
+      batch_statistics: whether BatchNorm takes the batch's statistics in training, as torchvision's does without
+        pretrained weights. They are those of the whole canvas: for images that fill it.
       rules: "torchvision", "torchvision_v1" or "mmdet1"; see `Rules`.
       rule_options: fields of `Rules` in place of those of `rules`, such as {"box_samples": 64}.
       dtype: of the computation; parameters, boxes and scores are float32.
@@ -47,6 +50,8 @@ class Detector(nn.Module, kw_only=True):
     backbone_options: Mapping[str, Any] | None = None
     kernel_sizes: tuple[int, ...] | str | None = None
     num_classes: int = 91
+    width: int = 256
+    batch_statistics: bool = False
     rules: str = "torchvision"
     rule_options: Mapping[str, Any] | None = None
     dtype: Any = jnp.float32
@@ -89,12 +94,15 @@ class Detector(nn.Module, kw_only=True):
     # The backbone's stages that the pyramid is built on, from the one of this index (strides 4, 8, 16, 32).
     first_stage = 0
 
-    def pyramid(self, images: jax.Array, sizes: jax.Array | None = None) -> tuple[tuple[jax.Array, ...], Canvas]:
-        """The pyramid's levels [N, h, w, 256], and the canvas.
+    def pyramid(
+        self, images: jax.Array, sizes: jax.Array | None = None, train: bool = False
+    ) -> tuple[tuple[jax.Array, ...], Canvas]:
+        """The pyramid's levels [N, h, w, width], and the canvas.
 
         Args:
           images: [N, H, W, 3].
           sizes: int32 [N, 2], each image's height and width; None where the images fill the array.
+          train: whether this is of a training step, see `batch_statistics`.
 
         Raises:
           ValueError: H or W is no multiple of 32.
@@ -105,7 +113,7 @@ class Detector(nn.Module, kw_only=True):
         canvas = Canvas((height, width), sizes)
         images = jnp.where(canvas.inside(images, sizes), images, jnp.zeros((), images.dtype))
         with valid_area(canvas):
-            return self.fpn(self.body(images, train=False)[self.first_stage :]), canvas
+            return self.fpn(self.body(images, train=train and self.batch_statistics)[self.first_stage :]), canvas
 
 
 def build_backbone(detector: Detector) -> nn.Module:

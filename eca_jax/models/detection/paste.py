@@ -5,27 +5,30 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def paste(mask: np.ndarray, box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+def paste(mask: np.ndarray, box: Sequence[float], size: tuple[int, int], ring: bool = True) -> np.ndarray:
     """float32 [h, w]: probabilities of one object [M, M] at its box x1 y1 x2 y2 in an image of `size` (h, w).
 
     As torchvision's `paste_masks_in_image`: a ring of zeros around the mask, the box enlarged by as much and truncated
-    to integers, then bilinear interpolation over its pixels, the last one included.
+    to integers, then bilinear interpolation over its pixels, the last one included. mmdetection 1 has no ring
+    (`Rules.mask_ring`).
     """
-    cells = mask.shape[0]
-    ringed = np.pad(mask.astype(np.float32), 1)
-    x1, y1, x2, y2 = _enlarged(np.asarray(box, np.float32), np.float32((cells + 2) / cells))
+    cells = mask.shape[0] + 2 * ring
+    ringed = np.pad(mask.astype(np.float32), int(ring))
+    x1, y1, x2, y2 = _enlarged(np.asarray(box, np.float32), np.float32(cells / mask.shape[0]))
     width, height = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)
     left, right = max(x1, 0), min(x2 + 1, size[1])
     top, bottom = max(y1, 0), min(y2 + 1, size[0])
     result = np.zeros(size, np.float32)
     if right > left and bottom > top:
-        rows = _interpolation(cells + 2, height)[top - y1 : bottom - y1]
-        columns = _interpolation(cells + 2, width)[left - x1 : right - x1]
+        rows = _interpolation(cells, height)[top - y1 : bottom - y1]
+        columns = _interpolation(cells, width)[left - x1 : right - x1]
         result[top:bottom, left:right] = rows @ ringed @ columns.T
     return result
 
 
 def _enlarged(box: np.ndarray, scale: np.float32) -> tuple[int, ...]:
+    if scale == 1:  # the box as it is, which its halves may miss by a rounding
+        return tuple(int(value) for value in box)
     half = (box[2:] - box[:2]) * np.float32(0.5) * scale
     centre = (box[2:] + box[:2]) * np.float32(0.5)
     return tuple(int(value) for value in (*(centre - half), *(centre + half)))

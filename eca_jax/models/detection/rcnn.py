@@ -32,11 +32,11 @@ class FasterRCNN(Detector):
     def setup(self) -> None:
         super().setup()
         self.rpn = RPNHead(dtype=self.dtype)
-        self.box_head = BoxHead(dtype=self.dtype)
+        self.box_head = BoxHead(4 * self.width, dtype=self.dtype)
         self.box_predictor = BoxPredictor(self.num_classes, dtype=self.dtype)
 
     def _pyramid(self) -> FPN:
-        return FPN(extra="pool", dtype=self.dtype)
+        return FPN(self.width, extra="pool", dtype=self.dtype)
 
     def classes_of(self, module: tuple[str, ...], outputs: int) -> int | None:
         return outputs if module == ("box_predictor", "cls_score") else None
@@ -87,7 +87,7 @@ class FasterRCNN(Detector):
         return self.box_predictor(self.box_head(self.crops(levels, canvas, boxes, 7)))
 
     def crops(self, levels: Levels, canvas: Canvas, boxes: jax.Array, output_size: int) -> jax.Array:
-        """Crops [N, K, output_size, output_size, 256] of boxes [N, K, 4]."""
+        """Crops [N, K, output_size, output_size, width] of boxes [N, K, 4]."""
         levels = levels[: len(ROI_STRIDES)]
         grids = [canvas.grid((level.shape[1], level.shape[2])) for level in levels]
         return roi_align(levels, grids, boxes, strides=ROI_STRIDES, output_size=output_size, rules=self.preset)
@@ -152,7 +152,7 @@ class FasterRCNN(Detector):
         self, images: jax.Array, sizes: jax.Array | None, truths: Truths, key: jax.Array | None
     ) -> tuple[dict[str, jax.Array], Sampled, Levels, Canvas]:
         keys = (None, None) if key is None else jax.random.split(key)
-        levels, canvas = self.pyramid(images, sizes)
+        levels, canvas = self.pyramid(images, sizes, train=True)
         logits, deltas = self.rpn_outputs(levels, canvas)
         found = {name: truths[name] for name in ("boxes", "labels", "valid")}
         result = rpn_losses(logits, deltas, self.anchors(canvas), canvas.sizes, found, keys[0], self.preset)
@@ -167,8 +167,8 @@ class MaskRCNN(FasterRCNN):
 
     def setup(self) -> None:
         super().setup()
-        self.mask_head = MaskHead(dtype=self.dtype)
-        self.mask_predictor = MaskPredictor(self.num_classes, dtype=self.dtype)
+        self.mask_head = MaskHead(self.width, dtype=self.dtype)
+        self.mask_predictor = MaskPredictor(self.num_classes, self.width, dtype=self.dtype)
 
     def mask_logits(self, levels: Levels, canvas: Canvas, boxes: jax.Array, labels: jax.Array) -> jax.Array:
         """Mask logits float32 [N, K, 28, 28] of boxes [N, K, 4] for the classes int [N, K]."""
@@ -180,7 +180,7 @@ class MaskRCNN(FasterRCNN):
 
     def everything(self, images: jax.Array) -> Detections:
         result = super().everything(images)
-        crops = jnp.zeros((1, 14, 14, self.fpn.features), self.dtype)
+        crops = jnp.zeros((1, 14, 14, self.width), self.dtype)
         return result | {"masks": self.mask_predictor(self.mask_head(crops), jnp.zeros(1, jnp.int32))}
 
     def detections(self, images: jax.Array, sizes: jax.Array | None) -> Detections:

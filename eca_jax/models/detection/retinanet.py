@@ -34,7 +34,7 @@ class RetinaNet(Detector):
         self.head = RetinaHead(self.columns, ANCHORS, dtype=self.dtype)
 
     def _pyramid(self) -> FPN:
-        return FPN(extra=self.preset.p6_from.lower(), relu=self.preset.p7_relu, dtype=self.dtype)
+        return FPN(self.width, extra=self.preset.p6_from.lower(), relu=self.preset.p7_relu, dtype=self.dtype)
 
     def classes_of(self, module: tuple[str, ...], outputs: int) -> int | None:
         if module != ("head", "cls_logits"):
@@ -42,10 +42,10 @@ class RetinaNet(Detector):
         return outputs // ANCHORS + (0 if self.preset.retina_background else 1)
 
     def outputs(
-        self, images: jax.Array, sizes: jax.Array | None = None
+        self, images: jax.Array, sizes: jax.Array | None = None, train: bool = False
     ) -> tuple[list[jax.Array], list[jax.Array], Canvas]:
         """For each level logits float32 [N, A, columns] and deltas [N, A, 4], and the canvas. See `pyramid`."""
-        levels, canvas = self.pyramid(images, sizes)
+        levels, canvas = self.pyramid(images, sizes, train)
         with valid_area(canvas):
             return *self.head(levels), canvas
 
@@ -103,7 +103,7 @@ class RetinaNet(Detector):
     ) -> dict[str, jax.Array]:
         """`classification` and `bbox_regression`, scalars; the loss is their sum. Nothing is drawn from `key`."""
         rules = self.preset
-        logits, deltas, canvas = self.outputs(images, sizes)
+        logits, deltas, canvas = self.outputs(images, sizes, train=True)
         logit, delta = jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)
         anchors = self.anchors(canvas)
         anchor = jnp.concatenate([boxes for boxes, _ in anchors], axis=1)

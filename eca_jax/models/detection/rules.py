@@ -42,6 +42,9 @@ class Rules:
       p7_relu: whether a ReLU stands between P6 and P7.
       roi_least: least width and height of a region on the feature map.
       level_inside: whether the level's 1e-6 stands inside the logarithm.
+      mask_ring: whether a mask is pasted with a ring of zeros around it.
+      rounded: whether images are resized to the nearest size, as bytes, and boxes by one factor for both axes; not to
+        the size below, normalised, and boxes by the sizes' own ratios.
       epsilon: of the backbone's BatchNorm; torchvision runs its published weights with 0.
     """
 
@@ -87,6 +90,8 @@ class Rules:
     p7_relu: bool = True
     roi_least: float = 1.0
     level_inside: bool = False
+    mask_ring: bool = True
+    rounded: bool = False
     epsilon: float = 1e-5
 
 
@@ -115,6 +120,8 @@ MMDET1 = Rules(
     p7_relu=False,
     roi_least=0.0,
     level_inside=True,
+    mask_ring=False,
+    rounded=True,
 )
 PRESETS = {rules.name: rules for rules in (TORCHVISION, TORCHVISION_V1, MMDET1)}
 
