@@ -4,17 +4,21 @@ import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from eca_jax.layers.attention import CBAM, AttentionSpec, GlobalContext
+
 
 class Rule(NamedTuple):
     """`re.sub(pattern, replacement, path)` on the path of a module, "layer1_0/downsample_conv".
 
     Attributes:
       pointwise: the dense layers that match are 1x1 convolutions in PyTorch.
+      swapped: the input channels of the convolutions that match come in the other order there.
     """
 
     pattern: str
     replacement: str
     pointwise: bool = False
+    swapped: bool = False
 
 
 Rules = tuple[Rule, ...]
@@ -62,6 +66,12 @@ SE_SEQUENTIAL = (
     Rule(r"(^|/)fc1$", r"\1fc/0"),
     Rule(r"(^|/)fc2$", r"\1fc/2"),
 )
+# CBAM as its authors name it (Jongchan/attention-module).
+CBAM_OFFICIAL = (
+    Rule(r"/cbam/fc1$", r"/cbam/ChannelGate/mlp/1"),
+    Rule(r"/cbam/fc2$", r"/cbam/ChannelGate/mlp/3"),
+    Rule(r"/cbam/(conv|bn)$", r"/cbam/SpatialGate/spatial/\1"),
+)
 # timm's own families have timm's names, where a number is a place in a Sequential: stages_0_blocks_1/conv_mid_0.
 TIMM = (
     Rule(r"^(stages_\d+_\d+)/downsample_conv$", r"\1/downsample/conv"),
@@ -79,3 +89,26 @@ TIMM_STAGES = Naming(
     stages=("stages.0", "stages.1", "stages.2", "stages.3"),
     blocks=r"stages[._](\d+)[._](\d+)[./]",
 )
+
+
+def attention_rules(spec: AttentionSpec | None, format: str) -> Rules:
+    """What comes before a family's rules of a format: the parts of an attention whose names depend on which it is.
+
+    In timm's networks every attention is called the same ("se"), and its parts are timm's.
+    """
+    if spec is None or format != "timm":
+        return ()
+    place = rf"/{spec.name}/"
+    if issubclass(spec.build, CBAM):
+        return (
+            Rule(place + r"fc([12])$", place + r"channel/fc\1", pointwise=True),
+            Rule(place + r"conv$", place + r"spatial/conv/conv", swapped=True),  # the mean comes before the maximum
+            Rule(place + r"bn$", place + r"spatial/conv/bn"),
+        )
+    if issubclass(spec.build, GlobalContext):
+        fuse = spec.options.get("fuse", "add")
+        return (
+            Rule(place + r"mask$", place + r"conv_attn"),
+            Rule(place + r"(fc[12]|norm)$", rf"{place}mlp_{fuse}/\1", pointwise=True),
+        )
+    return ()

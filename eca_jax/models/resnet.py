@@ -18,7 +18,7 @@ from eca_jax.layers.conv import Conv, Dense, Layer
 from eca_jax.layers.fold import conv_norm_gate, norm_relu_pool
 from eca_jax.layers.norm import BatchNorm
 from eca_jax.layers.pooling import halving_average_pool
-from eca_jax.models.naming import RESNET, SE_SEQUENTIAL, TIMM, Naming
+from eca_jax.models.naming import CBAM_OFFICIAL, RESNET, SE_SEQUENTIAL, TIMM, Naming
 from eca_jax.models.network import BatchNormNetwork
 from eca_jax.models.registry import register
 
@@ -137,6 +137,9 @@ class ResNet(BatchNormNetwork):
       stem: widths of its 3x3 convolutions, the first of stride 2; a single width is one 7x7 convolution.
       small_images: a 3x3 stem of stride 1 and no max-pool, for images of about 32 pixels.
       average_shortcut, shortcut_names, zero_init: see `Block`.
+      attention_blocks: those of each stage that have the attention, from 0, or from the end where negative; None is all
+        of a stage, or of all stages.
+      last_stride: of the last stage; 1 keeps its maps at those of the stage before.
       rule: of ECA's kernel size in each stage where `kernel_sizes` is None; None is the paper's formula.
       fold: merge a `ChannelGate` into its neighbours (`eca_jax.layers.fold`); False runs it as a layer of its own.
     """
@@ -151,6 +154,8 @@ class ResNet(BatchNormNetwork):
     average_shortcut: bool = False
     shortcut_names: tuple[str, str] = ("downsample_conv", "downsample_bn")
     zero_init: bool = False
+    attention_blocks: tuple[tuple[int, ...] | None, ...] | None = None
+    last_stride: int = 2
     rule: tuple[int, ...] | None = None
     fold: bool = True
 
@@ -165,11 +170,12 @@ class ResNet(BatchNormNetwork):
         attentions = self._attentions(self.rule or (None,) * 4, places=tuple(places), fast=self.fold)
         place = places[self.attention_spec.place] if self.attention_spec else "attention"
         for stage, ((channels, blocks), attention) in enumerate(zip(self._stages(), attentions, strict=True)):
+            attended = self._attended(stage, len(blocks))
             for index, inner in enumerate(blocks):
-                layer: dict[str, Any] = {place: attention}
+                layer: dict[str, Any] = {place: attention if index in attended else None}
                 x = self.block(
                     features=(*inner, channels),
-                    stride=2 if stage > 0 and index == 0 else 1,
+                    stride=(self.last_stride if stage == 3 else 2) if stage and not index else 1,
                     conv=conv,
                     norm=norm,
                     **layer,
@@ -201,6 +207,13 @@ class ResNet(BatchNormNetwork):
             return nn.relu(norm(name="bn1")(x, train))
         return norm_relu_pool(x, norm(name="bn1"), train)
 
+    def _attended(self, stage: int, depth: int) -> set[int]:
+        """Which of a stage's blocks have the attention. What a shortened stage does not have has none."""
+        if self.attention_blocks is not None and len(self.attention_blocks) != 4:
+            raise ValueError(f"attention_blocks are of four stages, got {tuple(self.attention_blocks)}")
+        chosen = self.attention_blocks[stage] if self.attention_blocks else None
+        return {index % depth for index in (range(depth) if chosen is None else chosen) if -depth <= index < depth}
+
     def _stages(self) -> tuple[Stage, ...]:
         """Output channels and inner widths of every block."""
         if self.widths is not None:
@@ -224,6 +237,7 @@ DEPTHS = {
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
     152: (Bottleneck, (3, 8, 36, 3)),
+    200: (Bottleneck, (3, 24, 36, 3)),  # among the others of Table 4, without attention
 }
 # Set by hand for the released weights, one a stage; they follow no formula.
 RELEASED_KERNEL_SIZES = {
@@ -236,7 +250,7 @@ RELEASED_KERNEL_SIZES = {
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 BLOCKS = r"layer(\d+)[._](\d+)[./]"
 NAMING = Naming(
-    {"torchvision": RESNET, "ecanet": (*RESNET, *SE_SEQUENTIAL), "timm": TIMM},
+    {"torchvision": RESNET, "ecanet": (*CBAM_OFFICIAL, *RESNET, *SE_SEQUENTIAL), "timm": TIMM},
     classifier="fc",
     place=r"layer\d+",
     stages=STAGES,
@@ -244,9 +258,30 @@ NAMING = Naming(
     stem="conv1",
 )
 
+_register = partial(register, naming=NAMING)
 for _depth, (_block, _sizes) in DEPTHS.items():
-    _build = partial(ResNet, stage_sizes=_sizes, block=_block, rule=RELEASED_KERNEL_SIZES[_depth])
-    register(f"resnet{_depth}", _build, weights_format="torchvision", naming=NAMING)
-    for _attention in ("eca", "se"):
-        _name = f"{_attention}_resnet{_depth}"
-        register(_name, partial(_build, attention=_attention), weights_format="ecanet", naming=NAMING)
+    _build = partial(ResNet, stage_sizes=_sizes, block=_block, rule=RELEASED_KERNEL_SIZES.get(_depth))
+    _register(f"resnet{_depth}", _build, weights_format="ecanet" if _depth == 200 else "torchvision")
+    for _attention in ("eca", "se", "cbam") if _depth in RELEASED_KERNEL_SIZES else ():
+        _register(f"{_attention}_resnet{_depth}", partial(_build, attention=_attention), weights_format="ecanet")
+
+# Xie et al., CVPR 2017. torchvision has these, and of 101 layers one that is twice as wide.
+for _name, _depth, _width in (("50_32x4d", 50, 4), ("101_32x4d", 101, 4), ("101_32x8d", 101, 8)):
+    _build = partial(ResNet, stage_sizes=DEPTHS[_depth][1], groups=32, base_width=_width)
+    _register(f"resnext{_name}", _build, weights_format="ecanet" if _name == "101_32x4d" else "torchvision")
+    for _attention in ("eca", "se") if _width == 4 else ():
+        _register(f"{_attention}_resnext{_name}", partial(_build, attention=_attention), weights_format="ecanet")
+
+# The rivals of Table 3, each in its authors' places; their tensors have our names in PyTorch too.
+_rival = partial(ResNet, stage_sizes=DEPTHS[50][1])
+_from_conv3 = {"attention_blocks": ((), None, None, None)}
+_register("gc_resnet50", partial(_rival, attention="gc", **_from_conv3), weights_format="ecanet")
+# GSoP-Net1, as released: after each stage's last block, and a last stage at the resolution of the one before.
+_last = {"attention_blocks": ((-1,),) * 4, "last_stride": 1}
+_register("gsop_resnet50", partial(_rival, attention="gsop", **_last), weights_format="ecanet")
+# Five units, two in conv3 and three in conv4; between which blocks the paper does not say.
+_five = {"attention_blocks": ((), (1, 3), (1, 3, 5), ())}
+_register("a2_resnet50", partial(_rival, attention="a2", **_five), weights_format="ecanet")
+for _depth in (50, 101):
+    _build = partial(_rival, stage_sizes=DEPTHS[_depth][1], attention="aa", **_from_conv3)
+    _register(f"aa_resnet{_depth}", _build, weights_format="ecanet")

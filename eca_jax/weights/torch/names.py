@@ -73,6 +73,16 @@ class CropLayout(Layout):
         return shape[0], shape[1] // self.side**2, self.side, self.side
 
 
+class SwappedLayout(Layout):
+    """Of a convolution whose input channels PyTorch has in the other order: HWIO, OIHW."""
+
+    def to_torch(self, value: np.ndarray) -> np.ndarray:
+        return super().to_torch(value)[:, ::-1]
+
+    def to_flax(self, tensor: np.ndarray) -> np.ndarray:
+        return super().to_flax(tensor)[:, :, ::-1]
+
+
 # By the parameter's name in Flax and its number of axes; whatever is not here has the same axes in both.
 LAYOUTS = {
     ("kernel", 4): Layout((3, 2, 0, 1)),  # convolution, depthwise and grouped too: HWIO, OIHW
@@ -84,6 +94,7 @@ LAYOUTS = {
 }
 # A dense layer that the original writes as a 1x1 convolution: (in, out), (out, in, 1, 1).
 POINTWISE = Layout((1, 0), trailing=2)
+SWAPPED = SwappedLayout((3, 2, 0, 1))
 
 # Names of the tensors within a module; any other name is the same in both.
 LEAVES = {
@@ -165,7 +176,7 @@ def _pair(path: Path, shape: Shape, rules: Rules) -> Pair:
     layout = LAYOUTS.get((leaf, len(shape)), Layout(tuple(range(len(shape)))))
     for rule in rules:
         module, matches = re.subn(rule.pattern, rule.replacement, module)
-        if matches and rule.pointwise and leaf == "kernel":
-            layout = POINTWISE
+        if matches and leaf == "kernel":
+            layout = POINTWISE if rule.pointwise else SWAPPED if rule.swapped else layout
     key = ".".join(filter(None, (module.replace("/", "."), LEAVES.get(leaf, leaf))))
     return Pair(path, key, shape, layout)

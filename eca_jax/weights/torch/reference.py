@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from eca_jax.layers.attention import eca_kernel_size
 from eca_jax.models import mobilenet_v2, resnet
 
 
@@ -40,24 +41,62 @@ class SELayer(nn.Module):
         return x * self.fc(x.mean((2, 3)))[:, :, None, None]
 
 
-class Block(nn.Module):
-    """A basic or a bottleneck block: convolutions (kernel size, channels, stride), the last without activation.
+class ChannelGate(nn.Module):
+    """CBAM's first half: one MLP on the mean and on the maximum over the map."""
 
-    `attention` is the attribute's name ("eca", "se") and the layer; it acts before the sum.
+    def __init__(self, channels: int, reduction: int):
+        super().__init__()
+        down, up = nn.Linear(channels, channels // reduction), nn.Linear(channels // reduction, channels)
+        self.mlp = nn.Sequential(nn.Flatten(), down, nn.ReLU(), up)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3))))
+        return x * weights[:, :, None, None]
+
+
+class SpatialGate(nn.Module):
+    """CBAM's second half: a 7x7 convolution of the maximum and the mean over the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spatial = nn.Sequential()
+        self.spatial.add_module("conv", nn.Conv2d(2, 1, 7, padding=3, bias=False))
+        self.spatial.add_module("bn", nn.BatchNorm2d(1, momentum=0.01))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)
+        return x * torch.sigmoid(self.spatial(pooled))
+
+
+class CBAM(nn.Module):
+    """Both, named as in the authors' code (Jongchan/attention-module)."""
+
+    def __init__(self, channels: int, reduction: int):
+        super().__init__()
+        self.ChannelGate, self.SpatialGate = ChannelGate(channels, reduction), SpatialGate()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.SpatialGate(self.ChannelGate(x))
+
+
+class Block(nn.Module):
+    """A basic or a bottleneck block: convolutions (kernel size, channels, stride, groups), the last without activation.
+
+    `attention` is the attribute's name ("eca", "se", "cbam") and the layer; it acts before the sum.
     """
 
-    def __init__(self, channels: int, convs: list[tuple[int, int, int]], attention: tuple[str, nn.Module] | None):
+    def __init__(self, channels: int, convs: list[tuple[int, int, int, int]], attention: tuple[str, nn.Module] | None):
         super().__init__()
         entering = channels
-        for index, (kernel_size, features, stride) in enumerate(convs, start=1):
-            conv = nn.Conv2d(channels, features, kernel_size, stride, kernel_size // 2, bias=False)
+        for index, (kernel_size, features, stride, groups) in enumerate(convs, start=1):
+            conv = nn.Conv2d(channels, features, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
             self.add_module(f"conv{index}", conv)
             self.add_module(f"bn{index}", nn.BatchNorm2d(features))
             channels = features
         self.depth, self.attention = len(convs), attention and attention[0]
         if attention:
             self.add_module(*attention)
-        stride = math.prod(stride for _, _, stride in convs)
+        stride = math.prod(stride for _, _, stride, _ in convs)
         self.downsample = None
         if stride != 1 or entering != channels:
             conv = nn.Conv2d(entering, channels, 1, stride, bias=False)
@@ -75,9 +114,15 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """`attention(stage, channels)` makes what `Block` takes, or None."""
+    """`attention(stage, channels)` makes what `Block` takes, or None; `groups` of 4 and more channels are ResNeXt's."""
 
-    def __init__(self, depth: int, num_classes: int, attention: Callable[[int, int], tuple[str, nn.Module] | None]):
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int,
+        attention: Callable[[int, int], tuple[str, nn.Module] | None],
+        groups: int = 1,
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -89,9 +134,10 @@ class ResNet(nn.Module):
             for index in range(blocks):
                 stride = 2 if stage and not index else 1
                 if block is resnet.BasicBlock:
-                    convs = [(3, width, stride), (3, width, 1)]
+                    convs = [(3, width, stride, 1), (3, width, 1, 1)]
                 else:
-                    convs = [(1, width, 1), (3, width, stride), (1, 4 * width, 1)]
+                    inner = width if groups == 1 else width // 16 * groups
+                    convs = [(1, inner, 1, 1), (3, inner, stride, groups), (1, 4 * width, 1, 1)]
                 layers.append(Block(channels, convs, attention(stage, convs[-1][1])))
                 channels = convs[-1][1]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
@@ -152,30 +198,46 @@ class MobileNetV2(nn.Module):
         return self.classifier(self.features(x).mean((2, 3)))
 
 
+# [attention_](resnet | resnext)DEPTH[_32x4d], or [attention_]mobilenet_v2.
+_NAME = re.compile(r"(eca_|se_|cbam_|)(?:resnet(\d+)|resnext(50|101)_32x4d)|(eca_|se_|)mobilenet_v2")
+
+
+def has(name: str) -> bool:
+    """Whether `build` has a network of that name."""
+    match = _NAME.fullmatch(name)
+    return match is not None and (not match[2] or int(match[2]) in resnet.DEPTHS)
+
+
 def build(name: str, *, num_classes: int = 1000, kernel_sizes: tuple[int, ...] | None = None) -> nn.Module:
-    """The PyTorch network under the name of ours: `[eca_|se_]resnet{18,34,50,101,152}`, `[eca_|se_]mobilenet_v2`.
+    """The PyTorch network under the name of ours.
+
+    `[eca_|se_|cbam_]resnet{18,34,50,101,152,200}`, `[eca_|se_|cbam_]resnext{50,101}_32x4d`, `[eca_|se_]mobilenet_v2`.
 
     Args:
-      kernel_sizes: of ECA, one a stage for ResNets (default: those of the released weights), one a block for
-        MobileNetV2 (default: the release's rule, 1 below 96 channels and 3 from there on).
+      kernel_sizes: of ECA, one a stage for ResNets (default: those of the released weights; where there are none, the
+        paper's formula), one a block for MobileNetV2 (default: the release's rule, 1 below 96 channels and 3 from
+        there on).
 
     Raises:
       ValueError: no such network.
     """
-    match = re.fullmatch(r"(eca_|se_|)(?:resnet(\d+)|mobilenet_v2)", name)
-    if not match or int(match[2] or 18) not in resnet.DEPTHS:
+    match = _NAME.fullmatch(name)
+    if not match or not has(name):
         raise ValueError(f"there is no reference network {name!r}")
-    kind, depth = match[1], match[2]
-    if depth is None:
-        return MobileNetV2(num_classes, 0.25 if kind else 0.2, _block_attention(kind, kernel_sizes))
-    sizes = kernel_sizes or resnet.RELEASED_KERNEL_SIZES[int(depth)]
-    return ResNet(int(depth), num_classes, _stage_attention(kind, sizes))
+    if name.endswith("mobilenet_v2"):
+        return MobileNetV2(num_classes, 0.25 if match[4] else 0.2, _block_attention(match[4], kernel_sizes))
+    depth = int(match[2] or match[3])
+    adaptive = tuple(eca_kernel_size(64 * 2**stage * resnet.DEPTHS[depth][0].expansion) for stage in range(4))
+    released = None if match[3] else resnet.RELEASED_KERNEL_SIZES.get(depth)
+    attention = _stage_attention(match[1], kernel_sizes or released or adaptive)
+    return ResNet(depth, num_classes, attention, groups=32 if match[3] else 1)
 
 
 def _stage_attention(kind: str, kernel_sizes: Sequence[int]) -> Callable[[int, int], tuple[str, nn.Module] | None]:
     return {
         "eca_": lambda stage, channels: ("eca", ECALayer(kernel_sizes[stage])),
         "se_": lambda stage, channels: ("se", SELayer(channels, 16)),
+        "cbam_": lambda stage, channels: ("cbam", CBAM(channels, 16)),
         "": lambda stage, channels: None,
     }[kind]
 

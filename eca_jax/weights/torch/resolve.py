@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from eca_jax.models.detection.detector import Detector
-from eca_jax.models.naming import Naming, Rules
+from eca_jax.models.naming import Naming, Rules, attention_rules
 from eca_jax.models.registry import accepts, create_model, entry, list_models
 from eca_jax.weights.torch.names import COUNTS, Pair, Path, Shape, correspondence, variable_shapes
 
@@ -124,7 +124,9 @@ def formats(name: str) -> list[str]:
 
 def pairs_of(name: str, format: str | None, options: Mapping[str, Any]) -> list[Pair]:
     """The tensors of a model by the names of `format`, None for the model's own. Raises ValueError as `from_torch`."""
-    model, rules = create_model(name, **options), entry(name).rules(format)
+    model = create_model(name, **options)
+    spec = getattr(model, "attention_spec", None)
+    rules = (*attention_rules(spec, format or entry(name).weights_format), *entry(name).rules(format))
     try:
         return _traced(model, image_size(name, options), rules)
     except TypeError:  # an option that cannot be hashed, such as a list
