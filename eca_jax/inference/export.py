@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import stablehlo
 
 from eca_jax.data.runtime import tensorflow
 from eca_jax.files import replacing
@@ -47,12 +49,8 @@ def export(
     if os.path.splitext(path)[1].lower() not in ("", ".npz"):
         raise ValueError(f"{path}: the exported model is a NumPy archive, .npz")
 
-    size = weights.card.preprocessing.image_size
-    images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), size, size, 3), jnp.dtype(input))
-    arrays = _arrays(weights)
-    program = jax.export.export(jax.jit(_program(weights, input)), platforms=platforms)(arrays, images)
-    content: dict[str, Any] = arrays | {
-        "program": np.frombuffer(program.serialize(), np.uint8),
+    content: dict[str, Any] = _arrays(weights) | {
+        "program": np.frombuffer(_exported(weights, input, platforms).serialize(), np.uint8),
         "metadata": np.array(json.dumps(_metadata(weights, input, platforms))),
     }
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -62,34 +60,41 @@ def export(
 def export_saved_model(
     path: str | os.PathLike, weights: Weights, *, input: str = "uint8", platforms: Sequence[str] = PLATFORMS
 ) -> None:
-    """Writes a TensorFlow SavedModel by `jax2tf`: its signature "serving_default" takes `images`, returns "logits".
+    """Writes a TensorFlow SavedModel: its signature "serving_default" takes `images`, returns "logits".
 
-    The metadata lie in `assets.extra/metadata.json`. Arguments are those of `export`.
+    The metadata lie in `assets.extra/metadata.json`. Arguments are those of `export`. TensorFlow runs the program of
+    `export` as one operation, XlaCallModule, as JAX's `jax2tf` would have it.
 
     Raises:
       ValueError: unknown input or platform, or there is something at `path`.
     """
-    from jax.experimental import jax2tf
-
     _check(input, platforms)
     path = Path(path)
     if path.exists():
         raise ValueError(f"{path} exists; choose another name for the SavedModel's directory")
 
     tf = tensorflow()
-    converted = jax2tf.convert(
-        _program(weights, input),
-        polymorphic_shapes=[None, "(batch, ...)"],
-        native_serialization_platforms=platforms,
-        with_gradient=False,
-    )
+    from tensorflow.compiler.tf2xla.python import xla
+
+    program, arrays, card = _exported(weights, input, platforms), _arrays(weights), weights.card
     module = tf.Module()
-    module.weights = [tf.Variable(leaf, name=name) for name, leaf in _arrays(weights).items()]
-    names, size = list(_arrays(weights)), weights.card.preprocessing.image_size
+    module.weights = {name: tf.Variable(leaf, name=name) for name, leaf in arrays.items()}
+    how = {
+        "module": _for_older_readers(program.mlir_module_serialized),
+        "version": program.calling_convention_version,
+        "platforms": [platform.upper() for platform in program.platforms],
+        "Tout": [tf.float32],
+        "Sout": [[None, *program.out_avals[0].shape[1:]]],
+        "function_list": [],
+        "has_token_input_output": False,
+        "disabled_checks": [],
+    }
 
     def logits(images: Any) -> dict[str, Any]:
-        return {"logits": converted(dict(zip(names, module.weights, strict=True)), images)}
+        arguments = [*(module.weights[name] for name in sorted(arrays)), images]  # JAX sorts the keys of a dict
+        return {"logits": xla.call_module([arguments[i] for i in program.module_kept_var_idx], **how)[0]}
 
+    size = card.preprocessing.image_size
     specification = tf.TensorSpec([None, size, size, 3], input, name="images")
     module.logits = tf.function(logits, autograph=False, input_signature=[specification])
     with replacing(path) as temporary:
@@ -97,6 +102,19 @@ def export_saved_model(
         extra = temporary / "assets.extra"
         extra.mkdir()
         (extra / "metadata.json").write_text(json.dumps(_metadata(weights, input, platforms)))
+
+
+def _for_older_readers(module: bytes) -> bytes:
+    """The StableHLO of a module in the version that TensorFlow 2.19 and later read: JAX writes that of a month ago."""
+    with ir.Context() as context:
+        return stablehlo.serialize_portable_artifact(stablehlo.deserialize_portable_artifact(context, module), "1.9.0")
+
+
+def _exported(weights: Weights, input: str, platforms: Sequence[str]) -> jax.export.Exported:
+    """Takes ({name: weight}, images [batch, S, S, 3]); the batch size stays open."""
+    size = weights.card.preprocessing.image_size
+    images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), size, size, 3), jnp.dtype(input))
+    return jax.export.export(jax.jit(_program(weights, input)), platforms=platforms)(_arrays(weights), images)
 
 
 def _check(input: str, platforms: Sequence[str]) -> None:
