@@ -1,9 +1,9 @@
 """Dynamic batching: rows from many requests into the batch sizes that a program is compiled for.
 
-Rows wait in one queue, the oldest first. While the device is idle a batch starts once its oldest row has waited
-`max_delay` or the largest size is full; while the device is busy it starts when the largest size is full, or when the
-device is free. The queue is bounded by places, which a request holds from before its images are decoded until it is
-answered or given up.
+Rows wait in one queue, the oldest first. A batch starts when there are enough rows for the size that takes the least
+time a row, so that the device has the next one before it is done; with fewer, once the device is idle and the oldest
+row has waited `max_delay`. The queue is bounded by places, which a request holds from before its images are decoded
+until it is answered or given up.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -25,12 +25,12 @@ class Program(Protocol):
     """A computation compiled for a few batch sizes."""
 
     @property
-    def sizes(self) -> Sequence[int]:
-        """Batch sizes, ascending."""
+    def seconds(self) -> Mapping[int, float]:
+        """By batch size, how long a batch takes, padding or not."""
         ...
 
     def __call__(self, rows: Sequence[np.ndarray]) -> Any:
-        """A sequence of one result for each of at most `sizes[-1]` rows, once they are computed; called in a thread."""
+        """A sequence of one result for each of at most `max(seconds)` rows, computed; called in a thread."""
         ...
 
 
@@ -38,17 +38,14 @@ class QueueFull(Exception):
     """There are no places left."""
 
 
-def batch_size(waiting: int, sizes: Sequence[int]) -> int:
-    """How many of the waiting rows to take, 1 or more, so that at least half of the compiled batch is rows.
+def batch_size(waiting: int, seconds: Mapping[int, float]) -> int:
+    """How many of the waiting rows to take, 1 or more: those of the batch that answers the most rows a second.
 
-    Below half, the next smaller size is filled instead: its batch and what is left cost less than the padding.
+    Where a large batch takes hardly longer than a small one, as on an accelerator that the small one does not fill, it
+    is padded; where time grows with size, as on a CPU, a smaller one is filled.
     """
-    if waiting >= sizes[-1]:
-        return sizes[-1]
-    fitting = next(index for index, size in enumerate(sizes) if size >= waiting)
-    if fitting == 0 or 2 * waiting >= sizes[fitting]:
-        return waiting
-    return sizes[fitting - 1]
+    best = max(seconds, key=lambda size: (min(waiting, size) / seconds[size], size))
+    return min(waiting, best)
 
 
 @dataclasses.dataclass(eq=False)
@@ -143,14 +140,16 @@ class Batcher:
         while self._rows and len(self._running) < IN_FLIGHT:
             program = self._rows[0].program
             waiting = sum(row.program is program for row in self._rows)
-            if waiting < program.sizes[-1]:
+            size = batch_size(waiting, program.seconds)
+            # No number of rows would take less time a row: there is nothing to wait for.
+            if size < batch_size(max(program.seconds), program.seconds):
                 if self._running:
                     return
                 wait = self._rows[0].arrived + self._max_delay - time.monotonic()
                 if wait > 0:
                     self._timer = asyncio.get_running_loop().call_later(wait, self._start)
                     return
-            self._launch(program, batch_size(waiting, program.sizes))
+            self._launch(program, size)
 
     def _launch(self, program: Program, size: int) -> None:
         batch: list[_Row] = []

@@ -19,6 +19,7 @@ from eca_jax.serving.limits import Refused, busy
 # Those that browsers show. PIL reads many more, and starts other programs for some, such as EPS.
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "AVIF")
 OUTPUTS = ("logits", "features")
+TIMED = 2  # the shorter of so many runs is how long a batch takes
 
 log = logging.getLogger(__name__)
 
@@ -44,23 +45,25 @@ class Compiled:
     """A program that pads rows, uint8 [S, S, 3], to the batch sizes that it is compiled for.
 
     Attributes:
-      sizes: batch sizes, ascending.
+      seconds: by batch size, ascending, how long a batch took when nothing else ran.
       width: of a result's one axis, such as the number of classes.
     """
 
     def __init__(self, run: Callable[[np.ndarray], Any], sizes: Sequence[int], image_size: int):
         """
         Args:
-          run: uint8 [size, S, S, 3] -> [size, width], for each of the sizes; called once for each here, to compile.
+          run: uint8 [size, S, S, 3] -> [size, width], for each of the sizes; called here, to compile and to be timed.
         """
         self._run, self._shape = run, (image_size, image_size, 3)
-        self.sizes = sorted(sizes)
-        for size in self.sizes:
-            self.width = self([np.zeros(self._shape, np.uint8)] * size).shape[-1]
+        self.seconds: dict[int, float] = dict.fromkeys(sorted(sizes), 0.0)
+        for size in self.seconds:
+            rows = [np.zeros(self._shape, np.uint8)] * size
+            self.width = self(rows).shape[-1]
+            self.seconds[size] = min(_seconds(lambda rows=rows: self(rows)) for _ in range(TIMED))
 
     def __call__(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """One result for each row."""
-        size = next(size for size in self.sizes if size >= len(rows))
+        size = next(size for size in self.seconds if size >= len(rows))
         pixels = np.zeros((size, *self._shape), np.uint8)
         for place, row in zip(pixels, rows, strict=False):
             place[:] = row
@@ -244,6 +247,12 @@ def _load_weights(source: Source, batch_sizes: Sequence[int], outputs: Sequence[
         interpolation=how.interpolation,
         programs={output: Compiled(running(output), predictor.batch_sizes, how.image_size) for output in outputs},
     )
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
 
 
 def _best_step(path: str | os.PathLike) -> int | None:

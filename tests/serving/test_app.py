@@ -91,8 +91,9 @@ def test_pictures_of_every_mode_are_prepared_as_the_predictor_does(server, predi
         assert [c["probability"] for c in prediction["classes"]] == [c.probability for c in expected]
 
 
-def test_many_images_are_answered_in_their_order(server, weights):
+def test_many_images_are_answered_in_their_order(server, weights, monkeypatch):
     """Six images with batches of 1 and 4: a batch of 4, then one of 2 padded to 4, as the predictor does."""
+    monkeypatch.setattr(server.service.models.get().programs["logits"], "seconds", {1: 1.0, 4: 1.0})
     images = [encoded(seed=seed) for seed in range(6)]
     predictor = eca_jax.Predictor.load(weights, batch_sizes=(1, 4))
     expected = predictor.top(images, k=5)
@@ -177,7 +178,7 @@ class Stuck:
     """Takes the place of a compiled program and computes until it is let go."""
 
     def __init__(self, program):
-        self.sizes, self.width, self.gate, self._program = program.sizes, program.width, threading.Event(), program
+        self.seconds, self.width, self.gate, self._program = program.seconds, program.width, threading.Event(), program
         self.entered = threading.Event()
 
     def __call__(self, rows):

@@ -14,7 +14,8 @@ class Doubles:
     """Twice each row; waits for `gate` first."""
 
     def __init__(self, sizes=(1, 4, 8), open=True):
-        self.sizes, self.batches, self.gate = sizes, [], threading.Event()
+        self.seconds = {size: 1 + size / 100 for size in sizes}
+        self.batches, self.gate = [], threading.Event()
         if open:
             self.gate.set()
 
@@ -28,11 +29,16 @@ def rows(*values):
     return [np.array(value) for value in values]
 
 
-def test_a_batch_is_at_least_half_full_or_of_the_smallest_size():
-    assert [batch_size(waiting, (1, 8, 32)) for waiting in (1, 2, 3, 4, 7, 8, 9, 15, 16, 31, 32, 90)] == [
-        *(1, 1, 1, 4, 7, 8, 8, 8, 16, 31, 32, 32)
-    ]
-    assert [batch_size(waiting, (4,)) for waiting in (1, 4, 5)] == [1, 4, 4]
+def sizes(seconds):
+    return [batch_size(waiting, seconds) for waiting in (1, 2, 3, 7, 8, 9, 15, 16, 20, 31, 32, 90)]
+
+
+def test_the_batch_that_answers_the_most_rows_a_second_is_taken():
+    """On an accelerator, 32 take little longer than 8; on a CPU, four times as long, or more."""
+    assert sizes({1: 1.0, 8: 1.1, 32: 1.5}) == [1, 2, 3, 7, 8, 8, 15, 16, 20, 31, 32, 32]
+    assert sizes({1: 1.0, 8: 8.0, 32: 32.0}) == [1, 1, 1, 1, 8, 8, 8, 8, 8, 8, 32, 32]
+    assert sizes({1: 1.0, 8: 4.0, 32: 17.0}) == [1, 1, 1, 7, 8, 8, 8, 8, 8, 8, 8, 8]
+    assert sizes({4: 1.0}) == [1, 2, 3, *[4] * 9]
 
 
 def test_callers_share_batches_and_get_their_own_results():
@@ -73,6 +79,23 @@ def test_rows_gather_while_the_device_is_busy():
         await asyncio.gather(*calls)
         assert sizes == [1, 5]
         assert batcher.busy_seconds > 0.01
+        await batcher.close()
+
+    asyncio.run(check())
+
+
+def test_a_full_batch_does_not_wait_for_a_free_device():
+    """Two are at the device at a time, so that it need not wait for the next one; a third waits."""
+
+    async def check():
+        program, sizes = Doubles(open=False), []
+        batcher = Batcher(max_delay=10, on_batch=sizes.append)
+        calls = [asyncio.ensure_future(batcher.run(program, rows(*range(8)))) for _ in range(3)]
+        await asyncio.sleep(0.02)
+        assert sizes == [8, 8] and batcher.waiting == 8
+        program.gate.set()
+        await asyncio.gather(*calls)
+        assert sizes == [8, 8, 8]
         await batcher.close()
 
     asyncio.run(check())
