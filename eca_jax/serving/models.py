@@ -59,7 +59,7 @@ class Compiled:
         for size in self.seconds:
             rows = [np.zeros(self._shape, np.uint8)] * size
             self.width = self(rows).shape[-1]
-            self.seconds[size] = min(_seconds(lambda rows=rows: self(rows)) for _ in range(TIMED))
+            self.seconds[size] = min(self._timed(rows) for _ in range(TIMED))
 
     def __call__(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """One result for each row."""
@@ -68,6 +68,11 @@ class Compiled:
         for place, row in zip(pixels, rows, strict=False):
             place[:] = row
         return np.asarray(self._run(pixels))[: len(rows)]
+
+    def _timed(self, rows: Sequence[np.ndarray]) -> float:
+        started = time.perf_counter()
+        self(rows)
+        return time.perf_counter() - started
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,12 +252,6 @@ def _load_weights(source: Source, batch_sizes: Sequence[int], outputs: Sequence[
         interpolation=how.interpolation,
         programs={output: Compiled(running(output), predictor.batch_sizes, how.image_size) for output in outputs},
     )
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
 
 
 def _best_step(path: str | os.PathLike) -> int | None:
