@@ -72,6 +72,11 @@ def default_config() -> ml_collections.ConfigDict:
     config.crop_ratio = (3 / 4, 4 / 3)  # and width over height
     config.flip = True
     config.augment = ""  # "rand-m7-mstd0.5-inc1", "original", "3a+jitter-0.3", "ta_wide": `eca_jax.data.augment.spec`
+    config.repeated_augmentation = 1  # rows of a batch that show each example; an epoch meets that part of them
+    config.data_cache = (
+        ""  # kept in memory from epoch to epoch: "encoded" files or "decoded" images (5 times as large),
+    )
+    config.data_cache_gb = 0.0  # of those met first, so many gigabytes in each process
 
     # Of task "detection", whose data are "coco" (a folder in COCO's layout) or "shapes" (drawn): images are resized to
     # a short side of image_size, the long one at most 5/3 of it, on arrays of `canvas` (height, width) pixels, with at

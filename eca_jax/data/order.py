@@ -39,14 +39,29 @@ def permuted_rows(num_examples: int, batch_size: int, seed: int, epoch: int) -> 
 
 
 def random_access_rows(
-    num_examples: int, batch_size: int, seed: int, start_step: int, first_row: int, num_rows: int
-) -> Iterator[tuple[int, int]]:
-    """Endless (epoch, index): the rows `first_row` to `first_row + num_rows` - 1 of each batch from `start_step` on."""
-    epoch, step = divmod(start_step, steps_per_epoch(num_examples, batch_size))
+    num_examples: int,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    first_row: int,
+    num_rows: int,
+    repeats: int = 1,
+) -> Iterator[tuple[int, int, int]]:
+    """Endless (epoch, index, copy): `num_rows` rows from `first_row` on of each batch from `start_step` on.
+
+    With `repeats` the epoch's permutation is met so far as its steps go, each example that many times over; in a batch
+    the first copies come first, then the second ones, and so on.
+    """
+    steps = steps_per_epoch(num_examples, batch_size)
+    epoch, step = divmod(start_step, steps)
     while True:
-        rows = permuted_rows(num_examples, batch_size, seed, epoch)[step:, first_row : first_row + num_rows]
-        for index in rows.ravel().tolist():
-            yield epoch, index
+        permuted = permuted_rows(num_examples, batch_size, seed, epoch).ravel()
+        for number in range(step, steps):
+            place = number * batch_size + np.arange(batch_size)
+            own = np.argsort(place % repeats, kind="stable")[first_row : first_row + num_rows]
+            indices, copies = permuted[place[own] // repeats], place[own] % repeats
+            for index, copy in zip(indices.tolist(), copies.tolist(), strict=True):
+                yield epoch, index, copy
         epoch, step = epoch + 1, 0
 
 
@@ -55,13 +70,13 @@ def _operation_key(operation: str) -> int:
     return int.from_bytes(hashlib.blake2b(operation.encode(), digest_size=8).digest(), "little")
 
 
-def example_rng(seed: int, epoch: int, index: int, operation: str) -> np.random.Generator:
-    """The random generator of one operation on one example in one epoch, none of which shares draws with another.
+def example_rng(seed: int, epoch: int, index: int, operation: str, copy: int = 0) -> np.random.Generator:
+    """The random generator of one operation on one (copy of an) example in one epoch: none shares draws with another.
 
-    Philox counts: (seed, operation) is its key, (epoch, index) the upper half of its counter.
+    Philox counts: (seed, operation) is its key, (copy, index, epoch) what its counter begins with.
     """
     key = np.array([seed, _operation_key(operation)], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, index, epoch], np.uint64)))
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, copy, index, epoch], np.uint64)))
 
 
 @dataclass(frozen=True)
@@ -79,11 +94,13 @@ class StreamOrder:
       shard_lengths: records in each file.
       batch_size: global batch.
       window: records that are shuffled with each other, over all streams; bounds the memory (see `block`).
+      repeats: rows that show each record, one after the other; an epoch reads that part of the records.
     """
 
     shard_lengths: tuple[int, ...]
     batch_size: int
     window: int
+    repeats: int = 1
 
     @property
     def streams(self) -> int:
@@ -111,8 +128,9 @@ class StreamOrder:
         Returns int64 arrays, all but the last of one dimension:
           shard, skip, take: segments in reading order: `take` records of file `shard` after its first `skip`.
           first_index: for each segment, the index of its first record in the split.
-          order: for each record to emit, the position, within its block as read, of the record.
-          dropped: scalar, how many to leave out of the first block.
+          order: for each row to emit, the position, within its block as read, of the record; `block` * `repeats` rows
+            belong to a block.
+          dropped: scalar, how many rows to leave out of the first block.
         """
         lengths = np.asarray(self.shard_lengths, np.int64)
         total = int(lengths.sum())
@@ -120,15 +138,17 @@ class StreamOrder:
         shards = rng.permutation(len(lengths))
         origin = int(rng.integers(total)) + stream * total // self.streams
 
-        records = self.steps * self.rows
-        first_block, dropped = divmod(start_step * self.rows, self.block)
+        rows = self.steps * self.rows
+        records = -(-rows // self.repeats)
+        first_block, dropped = divmod(start_step * self.rows, self.block * self.repeats)
         read = first_block * self.block
         shard, skip, take = _cut_circle(lengths, shards, (origin + read) % total, records - read)
         starts = np.cumsum(lengths) - lengths
 
         shuffle = epoch_rng(seed, epoch, stream)
         sizes = [min(self.block, records - start) for start in range(0, records, self.block)]
-        order = np.concatenate([shuffle.permutation(size) for size in sizes][first_block:])
+        order = np.concatenate([shuffle.permutation(size) for size in sizes][first_block:]).repeat(self.repeats)
+        order = order[: rows - read * self.repeats]
         return shard, skip, take, starts[shard] + skip, order, np.int64(dropped)
 
 

@@ -1,13 +1,10 @@
 """From encoded rows to batches: decode, crop, batch, and put a blank row wherever an image cannot be decoded."""
 
-import itertools
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from PIL import Image
 
 from eca_jax.data import order, resize
 from eca_jax.data.augment import (
@@ -19,11 +16,10 @@ from eca_jax.data.augment import (
     check_interpolation,
     parse,
 )
-from eca_jax.data.batch import IMAGE, LABEL, MASK
-from eca_jax.data.decode import UndecodableImage, decode
+from eca_jax.data.batch import LABEL
+from eca_jax.data.decoding import Decoded, blank, decoded_batches, loader
 from eca_jax.data.resize import resize_and_crop
 from eca_jax.data.sources.source import Row, Source
-from eca_jax.data.workers import Workers, usable_cpus
 
 # Encoded images that are shuffled with each other where storage is sequential; at ImageNet's 110 KB an image, and with
 # one block read ahead, 3.6 GB of host memory for one process, divided by the number of processes.
@@ -31,21 +27,8 @@ SHUFFLE_WINDOW = 16384
 
 _MAX_SEED = 2**31
 
-# Rows that a thread decodes in one go: enough that handing them out costs nothing beside decoding.
-_ROWS_AT_ONCE = 8
-
 # ImageNet's mean colour, with which timm fills what comes in from outside an image.
 IMAGENET_MEAN = (124, 116, 104)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    index: int
-    reason: str
-
-
-# A batch, and what of it could not be decoded.
-_Decoded = tuple[dict[str, np.ndarray], list[_Failure]]
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -66,7 +49,10 @@ def train_batches(
     interpolation: str = "bilinear",
     augment: str = "",
     fill: tuple[int, int, int] = IMAGENET_MEAN,
+    repeats: int = 1,
     upright: bool = False,
+    cache: str = "",
+    cache_bytes: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     shuffle_window: int = SHUFFLE_WINDOW,
@@ -90,7 +76,13 @@ def train_batches(
       interpolation: "bilinear", "bicubic" or "random" (one of the two for each image).
       augment: what follows crop and flip: RandAugment and others, see `eca_jax.data.augment.spec.parse`.
       fill: RGB of what such operations move in from outside.
+      repeats: repeated augmentation: so many rows of a batch show each example, every one of them augmented on its
+        own. An epoch has as many steps, and meets that part of the examples. Where files can be read in any order the
+        copies stand batch_size / repeats rows apart, so that they do not share BatchNorm statistics; of TFRecord
+        files beside each other.
       upright: turn pictures as their EXIF orientation says. Published weights were trained without.
+      cache, cache_bytes: what to keep in memory from one epoch to the next, "encoded" files or "decoded" images, and
+        how much of it in this process. The same pixels with and without.
       process_index, process_count: which rows: [index * b, (index + 1) * b) with b = batch_size / process_count.
       shuffle_window: examples that are shuffled with each other where storage is sequential (TFDS records); a folder
         tree is permuted as a whole.
@@ -111,6 +103,8 @@ def train_batches(
         raise ValueError(f"seed must be from 0 to {_MAX_SEED - 1}, not {seed}")
     if start_step < 0:
         raise ValueError(f"start_step must not be negative, not {start_step}")
+    if not 1 <= repeats <= batch_size:
+        raise ValueError(f"repeats must be from 1 to the batch size, not {repeats}")
     steps_per_epoch(source, batch_size)  # refuses a batch larger than the split
     operations = (
         RandomResizedCrop(image_size, crop_scale, crop_ratio, interpolation),
@@ -119,12 +113,14 @@ def train_batches(
     )
     _check_names(operations)
 
-    def pixels(row: Row, encoded: bytes) -> np.ndarray:
-        image = decode(encoded, upright=upright)
-        return np.asarray(augmented(image, operations, seed, row.epoch, row.index))
+    def pixels(row: Row, image: Image.Image) -> np.ndarray:
+        return np.asarray(augmented(image, operations, seed, row.epoch, row.index, row.copy))
 
-    rows = source.train_rows(batch_size, seed, start_step, process_index * num_rows, num_rows, shuffle_window)
-    batches = _decoded_batches(source, rows, pixels, num_rows, image_size, num_workers)
+    rows = source.train_rows(
+        batch_size, seed, start_step, process_index * num_rows, num_rows, repeats=repeats, window=shuffle_window
+    )
+    load = loader(upright=upright, cache=cache, cache_bytes=cache_bytes)
+    batches = decoded_batches(source.name, rows, load, pixels, num_rows, image_size, num_workers)
     return _named_warnings(source, batches)
 
 
@@ -164,85 +160,16 @@ def eval_batches(
     start, stop = (total * p // process_count for p in (process_index, process_index + 1))
     largest_part = -(-total // process_count)
 
-    def pixels(row: Row, encoded: bytes) -> np.ndarray:
-        return resize_and_crop(decode(encoded, upright=upright), image_size, resize_size, interpolation)
+    def pixels(row: Row, image: Image.Image) -> np.ndarray:
+        return resize_and_crop(image, image_size, resize_size, interpolation)
 
     rows = source.eval_rows(split, start, stop)
-    batches = _decoded_batches(source, rows, pixels, num_rows, image_size, num_workers)
+    load = loader(upright=upright)
+    batches = decoded_batches(source.name, rows, load, pixels, num_rows, image_size, num_workers)
     return _padded(source, split, batches, num_rows, image_size, -(-largest_part // num_rows))
 
 
-def _decoded_batches(
-    source: Source,
-    rows: Iterator[Row],
-    pixels: Callable[[Row, bytes], np.ndarray],
-    num_rows: int,
-    image_size: int,
-    num_workers: int | None,
-) -> Iterator[_Decoded]:
-    """Batches of `num_rows` decoded rows (the last may be smaller), and the rows that could not be decoded.
-
-    Threads decode, as Pillow lets go of the interpreter while it works; each batch is theirs in parts of a few rows,
-    and as many batches are in work as keep all of them busy.
-    """
-    workers = num_workers or usable_cpus()
-    part = max(1, min(_ROWS_AT_ONCE, -(-num_rows // workers)))
-    ahead = 1 + max(2, -(-2 * workers * part // num_rows))
-    with Workers(workers) as pool:
-        pending: deque[Callable[[], _Decoded]] = deque()
-        try:
-            while batch := list(itertools.islice(rows, num_rows)):
-                pending.append(_submit(pool, batch, pixels, image_size, part))
-                if len(pending) >= ahead:
-                    yield pending.popleft()()
-            while pending:
-                yield pending.popleft()()
-        except OSError as error:
-            raise ValueError(f"cannot read {source.name}: {error}") from None
-
-
-def _submit(
-    pool: ThreadPoolExecutor,
-    rows: list[Row],
-    pixels: Callable[[Row, bytes], np.ndarray],
-    image_size: int,
-    part: int,
-) -> Callable[[], _Decoded]:
-    """Starts the decoding of a batch; what it returns waits for its end."""
-    batch = _blank(len(rows), image_size)
-
-    def decode_part(start: int) -> list[_Failure]:
-        failures = []
-        for number, row in enumerate(rows[start : start + part], start):
-            encoded, label = row.read()
-            try:
-                batch[IMAGE][number] = pixels(row, encoded)
-            except UndecodableImage as error:
-                failures.append(_Failure(row.index, str(error)))
-                continue
-            batch[LABEL][number], batch[MASK][number] = label, 1
-        return failures
-
-    parts = [pool.submit(decode_part, start) for start in range(0, len(rows), part)]
-
-    def finished() -> _Decoded:
-        failures = [failure for done in parts for failure in done.result()]
-        for values in batch.values():
-            values.flags.writeable = False
-        return batch, failures
-
-    return finished
-
-
-def _blank(rows: int, image_size: int) -> dict[str, np.ndarray]:
-    return {
-        IMAGE: np.zeros((rows, image_size, image_size, 3), np.uint8),
-        LABEL: np.zeros(rows, np.int32),
-        MASK: np.zeros(rows, np.float32),
-    }
-
-
-def _named_warnings(source: Source, batches: Iterator[_Decoded]) -> Iterator[dict[str, np.ndarray]]:
+def _named_warnings(source: Source, batches: Iterator[Decoded]) -> Iterator[dict[str, np.ndarray]]:
     """Passes training batches on; logs the name of each undecodable example when it is first met."""
     seen: set[int] = set()
     for batch, failures in batches:
@@ -255,11 +182,11 @@ def _named_warnings(source: Source, batches: Iterator[_Decoded]) -> Iterator[dic
 
 
 def _padded(
-    source: Source, split: str, batches: Iterator[_Decoded], num_rows: int, image_size: int, num_batches: int
+    source: Source, split: str, batches: Iterator[Decoded], num_rows: int, image_size: int, num_batches: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Fills the last batch up and adds empty ones to `num_batches`; an undecodable example is an error."""
     for _ in range(num_batches):
-        batch, failures = next(batches, None) or (_blank(0, image_size), [])
+        batch, failures = next(batches, None) or (blank(0, image_size), [])
         if failures:
             name = source.describe(split, failures[0].index)
             raise ValueError(f"cannot decode {split} image {name}: {failures[0].reason}")

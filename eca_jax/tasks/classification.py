@@ -36,7 +36,7 @@ class Classification:
       description: the card, but for the names of the data's classes.
       batch_size: examples in a global batch.
       open_source: opens the data; called once, when they are needed.
-      crop_scale, crop_ratio, flip, augment, seed: see `eca_jax.data.train_batches`.
+      crop_scale, crop_ratio, flip, augment, repeats, cache, cache_bytes, seed: see `eca_jax.data.train_batches`.
       label_smoothing: of the training loss.
       init_from: weights to start from; "" for none.
       labels: in evaluation, for each class of the data its index among the model's; None where they are the same.
@@ -50,6 +50,9 @@ class Classification:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
     augment: str = ""
+    repeats: int = 1
+    cache: str = ""
+    cache_bytes: int = 0
     seed: int = 0
     label_smoothing: float = 0.0
     init_from: str = ""
@@ -88,6 +91,9 @@ class Classification:
             crop_ratio=tuple(config["crop_ratio"]),
             flip=config["flip"],
             augment=config["augment"],
+            repeats=config["repeated_augmentation"],
+            cache=config["data_cache"],
+            cache_bytes=int(config["data_cache_gb"] * 1e9),
             seed=config["seed"],
             label_smoothing=config["label_smoothing"],
             init_from=config["init_from"],
@@ -182,6 +188,9 @@ class Classification:
             flip=self.flip,
             interpolation=self.preprocessing.interpolation,
             augment=self.augment,
+            repeats=self.repeats,
+            cache=self.cache,
+            cache_bytes=self.cache_bytes,
             fill=(red, green, blue),
             process_index=shard.index,
             process_count=shard.count,

@@ -16,6 +16,8 @@ from eca_jax.weights.store import WEIGHTS_FILE, checkpoint_steps, read_config
 FREE = {
     "checkpoint_every_steps",
     "compilation_cache",
+    "data_cache",
+    "data_cache_gb",
     "data_dir",
     "eval_every_epochs",
     "init_from",

@@ -64,7 +64,7 @@ def test_order_and_pixels_do_not_depend_on_the_worker_count(source):
 
 def test_an_epoch_of_array_records_is_a_permutation_of_them_all(array_record_dir):
     source = load_source("imagenet2012", array_record_dir)
-    rows = list(itertools.islice(source.train_rows(40, 0, 0, 0, 40, 1), 80))  # however small the window
+    rows = list(itertools.islice(source.train_rows(40, 0, 0, 0, 40, window=1), 80))  # however small the window
     for epoch in (0, 1):
         assert sorted(row.index for row in rows if row.epoch == epoch) == list(range(TRAIN_EXAMPLES))
     assert [row.index for row in rows[:40]] != [row.index for row in rows[40:]]

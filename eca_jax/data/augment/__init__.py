@@ -21,8 +21,10 @@ __all__ = [
 ]
 
 
-def augmented(image: Image.Image, operations: Iterable[Operation], seed: int, epoch: int, index: int) -> Image.Image:
-    """The image after all operations, each with the draws that belong to it, this example and this epoch."""
+def augmented(
+    image: Image.Image, operations: Iterable[Operation], seed: int, epoch: int, index: int, copy: int = 0
+) -> Image.Image:
+    """The image after all operations, each with the draws that belong to it, to this example, epoch and copy."""
     for operation in operations:
-        image = operation(image, example_rng(seed, epoch, index, operation.name))
+        image = operation(image, example_rng(seed, epoch, index, operation.name, copy))
     return image

@@ -76,18 +76,27 @@ class FolderSource:
             raise ValueError(f"cannot decode {split} image {self.describe(split, index)}: {reason}{others}")
 
     def train_rows(
-        self, batch_size: int, seed: int, start_step: int, first_row: int, num_rows: int, window: int
+        self,
+        batch_size: int,
+        seed: int,
+        start_step: int,
+        first_row: int,
+        num_rows: int,
+        *,
+        repeats: int = 1,
+        window: int = 1,
     ) -> Iterator[Row]:
         """See `Source`. Files can be read in any order: an epoch is a permutation of them all, whatever `window` is."""
         paths, labels = self._of(self._paths, "train"), self._labels["train"]
-        for epoch, index in random_access_rows(len(paths), batch_size, seed, start_step, first_row, num_rows):
-            yield Row(index, epoch, functools.partial(_read, paths[index], int(labels[index])))
+        order = random_access_rows(len(paths), batch_size, seed, start_step, first_row, num_rows, repeats)
+        for epoch, index, copy in order:
+            yield Row(index, epoch, copy, functools.partial(_read, paths[index], int(labels[index])))
 
     def eval_rows(self, split: str, start: int, stop: int) -> Iterator[Row]:
         """See `Source`."""
         paths, labels = self._of(self._paths, split), self._labels[split]
         for index in range(start, stop):
-            yield Row(index, 0, functools.partial(_read, paths[index], int(labels[index])))
+            yield Row(index, 0, 0, functools.partial(_read, paths[index], int(labels[index])))
 
     def _of(self, table: dict[str, Any], split: str) -> Any:
         if split in _FOLDERS and split not in table:

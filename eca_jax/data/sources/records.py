@@ -74,19 +74,28 @@ class ArrayRecordSource(_Records):
         self._records = {split: builder.as_data_source(split, decoders=decoders) for split in self._splits}
 
     def train_rows(
-        self, batch_size: int, seed: int, start_step: int, first_row: int, num_rows: int, window: int
+        self,
+        batch_size: int,
+        seed: int,
+        start_step: int,
+        first_row: int,
+        num_rows: int,
+        *,
+        repeats: int = 1,
+        window: int = 1,
     ) -> Iterator[Row]:
         """See `Source`; `window` does not matter."""
         read = functools.partial(self._read, of_split(self._records, "train"))
         count = self.num_examples("train")
-        for epoch, index in random_access_rows(count, batch_size, seed, start_step, first_row, num_rows):
-            yield Row(index, epoch, functools.partial(read, index))
+        order = random_access_rows(count, batch_size, seed, start_step, first_row, num_rows, repeats)
+        for epoch, index, copy in order:
+            yield Row(index, epoch, copy, functools.partial(read, index))
 
     def eval_rows(self, split: str, start: int, stop: int) -> Iterator[Row]:
         """See `Source`."""
         read = functools.partial(self._read, of_split(self._records, split))
         for index in range(start, stop):
-            yield Row(index, 0, functools.partial(read, index))
+            yield Row(index, 0, 0, functools.partial(read, index))
 
     @staticmethod
     def _read(records: Sequence[dict[str, Any]], index: int) -> tuple[bytes, int]:
@@ -110,11 +119,19 @@ class TFRecordSource(_Records):
         return name["file_name"].numpy().decode()
 
     def train_rows(
-        self, batch_size: int, seed: int, start_step: int, first_row: int, num_rows: int, window: int
+        self,
+        batch_size: int,
+        seed: int,
+        start_step: int,
+        first_row: int,
+        num_rows: int,
+        *,
+        repeats: int = 1,
+        window: int = 1,
     ) -> Iterator[Row]:
         """See `Source`."""
         tf = tensorflow()
-        order = StreamOrder(tuple(self._splits["train"].shard_lengths), batch_size, window)
+        order = StreamOrder(tuple(self._splits["train"].shard_lengths), batch_size, window, repeats)
         first_stream = first_row // order.rows
         num_streams = -(-(first_row + num_rows) // order.rows) - first_stream
         first_epoch, first_step = divmod(start_step, order.steps)
@@ -132,12 +149,13 @@ class TFRecordSource(_Records):
             *segments, positions = (tf.ensure_shape(column, [None]) for column in plan)
             segments = tf.data.Dataset.from_tensor_slices(tuple(segments))
             blocks = segments.flat_map(self._reader("train")).batch(order.block)
-            orders = tf.data.Dataset.from_tensor_slices(positions).batch(order.block)
+            orders = tf.data.Dataset.from_tensor_slices(positions).batch(order.block * repeats)
 
             def shuffle(number: Tensor, block: dict[str, Tensor], positions: Tensor) -> dict[str, Tensor]:
-                positions = positions[tf.where(number == 0, tf.ensure_shape(dropped, []), 0) :]
-                rows = tf.nest.map_structure(lambda column: tf.gather(column, positions), block)
-                return rows | {"epoch": tf.fill(tf.shape(positions), epoch)}
+                copies = tf.range(tf.size(positions)) % repeats
+                left = slice(tf.where(number == 0, tf.ensure_shape(dropped, []), 0), None)
+                rows = tf.nest.map_structure(lambda column: tf.gather(column, positions[left]), block)
+                return rows | {"epoch": tf.fill(tf.shape(positions[left]), epoch), "copy": copies[left]}
 
             blocks = tf.data.Dataset.zip(tf.data.Dataset.range(tf.int64.max), blocks, orders)
             return blocks.map(shuffle)
@@ -168,7 +186,7 @@ class TFRecordSource(_Records):
         rows = segments.interleave(
             self._reader(split), cycle_length=16, block_length=16, num_parallel_calls=16, deterministic=True
         )
-        return self._rows(rows.map(lambda row: row | {"epoch": tf.constant(0, tf.int64)}), 64)
+        return self._rows(rows.map(lambda row: row | {"epoch": tf.constant(0, tf.int64), "copy": tf.constant(0)}), 64)
 
     def _rows(self, records: Dataset, at_once: int) -> Iterator[Row]:
         """The stream's elements, of which `at_once` are handed over from TensorFlow at a time."""
@@ -177,7 +195,7 @@ class TFRecordSource(_Records):
 
         def parse(row: dict[str, Tensor]) -> tuple[Tensor, ...]:
             example = features.deserialize_example(row["record"], decoders=undecoded)
-            return row["index"], row["epoch"], example["image"], example["label"]
+            return row["index"], row["epoch"], row["copy"], example["image"], example["label"]
 
         options = tf.data.Options()
         options.deterministic = True
@@ -186,8 +204,8 @@ class TFRecordSource(_Records):
         read_error = tf.errors.OpError  # looked up now: at the interpreter's exit the module may be gone
         try:
             for batch in batches.as_numpy_iterator():
-                for index, epoch, image, label in zip(*batch, strict=True):
-                    yield Row(int(index), int(epoch), functools.partial(_keep, image, int(label)))
+                for index, epoch, copy, image, label in zip(*batch, strict=True):
+                    yield Row(int(index), int(epoch), int(copy), functools.partial(_keep, image, int(label)))
         except read_error as error:
             raise OSError(error.message.splitlines()[0]) from None
 

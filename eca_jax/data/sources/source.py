@@ -16,11 +16,13 @@ class Row:
     Attributes:
       index: of the example in its split.
       epoch: of the run; 0 in evaluation.
+      copy: 0, 1, ... where the epoch repeats the example.
       read: returns the image file's bytes and the label; OSError where the storage fails. Called from any thread.
     """
 
     index: int
     epoch: int
+    copy: int
     read: Callable[[], tuple[bytes, int]]
 
 
@@ -41,12 +43,21 @@ class Source(Protocol):
         """Looks for images that cannot be decoded, as far as that is quick. ValueError names one, and why."""
 
     def train_rows(
-        self, batch_size: int, seed: int, start_step: int, first_row: int, num_rows: int, window: int
+        self,
+        batch_size: int,
+        seed: int,
+        start_step: int,
+        first_row: int,
+        num_rows: int,
+        *,
+        repeats: int = 1,
+        window: int = 1,
     ) -> Iterator[Row]:
         """Endless: `num_rows` rows of each global batch from `first_row` on, the batch of step `start_step` first.
 
-        A pure function of its arguments. What lies before `start_step` is not read. `window` bounds the examples that
-        are shuffled with each other where storage is sequential. OSError where the storage fails.
+        A pure function of its arguments. What lies before `start_step` is not read. Each example comes `repeats` times,
+        in one batch but where that ends. `window` bounds the examples that are shuffled with each other where storage
+        is sequential. OSError where the storage fails.
         """
 
     def eval_rows(self, split: str, start: int, stop: int) -> Iterator[Row]:
