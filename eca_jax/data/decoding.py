@@ -56,9 +56,7 @@ def loader(*, upright: bool, cache: str = "", cache_bytes: int = 0) -> Load:
     if cache and cache_bytes < 1:
         raise ValueError(f"cache_bytes must be positive, not {cache_bytes}")
 
-    def read(row: Row) -> tuple[bytes, int]:
-        return row.read()
-
+    read: Callable[[Row], tuple[bytes, int]] = _read
     if cache == "encoded":
         read = _kept(read, lambda found: len(found[0]), cache_bytes)
 
@@ -67,8 +65,12 @@ def loader(*, upright: bool, cache: str = "", cache_bytes: int = 0) -> Load:
         return decode(encoded, upright=upright), label
 
     if cache == "decoded":  # Pillow holds four bytes a pixel
-        load = _kept(load, lambda found: 4 * found[0].width * found[0].height, cache_bytes)
+        return _kept(load, lambda found: 4 * found[0].width * found[0].height, cache_bytes)
     return load
+
+
+def _read(row: Row) -> tuple[bytes, int]:
+    return row.read()
 
 
 def _kept(make: Callable[[Row], T], size: Callable[[T], int], budget: int) -> Callable[[Row], T]:
