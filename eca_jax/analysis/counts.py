@@ -1,9 +1,10 @@
 """Parameters and multiply-adds of a model, in SI units and in those of the paper's tables."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -57,14 +58,9 @@ def count(name: str, *, image_size: int | None = None, **overrides: Any) -> Coun
       ValueError: unknown model or override.
     """
     size = image_size or preprocessing(name).image_size
-    model = create_model(name, **overrides)
-    if hasattr(model, "fold"):
-        model = model.clone(fold=False)  # the definition: the folded form moves operations about
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    model = definition(name, **overrides)
     counter = PaperCounter(count_activations=getattr(model, "block", None) is not resnet.BasicBlock)
-    with nn.intercept_methods(counter.intercept):
-        variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
-    jaxpr = jax.make_jaxpr(model.apply)(variables, image)
+    variables, operations = trace(model, size, counter)
     leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
     placed = getattr(model, "attention_spec", None)
     attentions = [leaf.size for path, leaf in leaves if placed and placed.name in {key.key for key in path}]
@@ -74,9 +70,37 @@ def count(name: str, *, image_size: int | None = None, **overrides: Any) -> Coun
         image_size=size,
         parameters=sum(leaf.size for _, leaf in leaves),
         attention_parameters=sum(attentions),
-        multiply_adds=multiply_adds(jaxpr.jaxpr),
+        multiply_adds=operations,
         paper_operations=counter.operations if has_paper_count else None,
     )
+
+
+def definition(name: str, **overrides: Any) -> nn.Module:
+    """The model with its attention as layers of their own: the folded form moves operations about."""
+    model = create_model(name, **overrides)
+    return model.clone(fold=False) if hasattr(model, "fold") else model
+
+
+class Counter(Protocol):
+    """Adds up `operations` of the modules that are called."""
+
+    operations: int
+
+    def intercept(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any: ...
+
+
+def trace(model: nn.Module, image_size: int, *counters: Counter) -> tuple[Any, int]:
+    """Abstract variables of the model, and its multiply-adds for one image of that size, products included.
+
+    The counters see every call. Nothing is computed.
+    """
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    with contextlib.ExitStack() as stack:
+        for counter in counters:
+            stack.enter_context(nn.intercept_methods(counter.intercept))
+        init = jax.make_jaxpr(lambda x: model.init(jax.random.key(0), x), return_shape=True)
+        jaxpr, variables = init(image)
+    return variables, multiply_adds(jaxpr.jaxpr)
 
 
 def multiply_adds(jaxpr: core.Jaxpr) -> int:
@@ -111,13 +135,17 @@ class PaperCounter:
 
     Activations count 1 an element and max-pooling 3 an output (the counter read a 3x3 window as "3") in the rows of
     ResNet-50, 101, 152 and MobileNetV2: thop 0.0.22. It overwrote the count of a module that is called twice, so
-    of a ResNet block's shared ReLU only the last call counts. The rows of ResNet-18 and 34, which the paper got
-    later, come out only where both count nothing, as in thop since 0.0.30.
+    of a ResNet block's shared ReLU and of CBAM's MLP only the last call counts. The rows of ResNet-18 and 34, which
+    the paper got later, come out only where both count nothing, as in thop since 0.0.30.
+
+    Poolings that are no modules, CBAM's as its authors published it, count nothing; `pool_modules` counts its mean.
     """
 
-    def __init__(self, count_activations: bool) -> None:
+    def __init__(self, count_activations: bool, *, pool_modules: bool = False) -> None:
         self.count_activations = count_activations
+        self.pool_modules = pool_modules
         self.operations = 0
+        self._last_calls: dict[tuple[str, ...], int] = {}  # of modules that are called twice
         self._final_shape: tuple[int, ...] = ()
 
     def intercept(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -126,10 +154,19 @@ class PaperCounter:
         module = context.module
         if context.method_name in ("__call__", "rising"):  # the stem calls `BatchNorm.rising`
             result = out[0] if context.method_name == "rising" else out
-            self.operations += self._multiplications(module, args[0], result)
+            multiplications = self._multiplications(module, args[0], result)
+            self.operations += multiplications - self._overwritten(module, multiplications)
             if self.count_activations:
                 self.operations += self._activations(module, result)
         return out
+
+    def _overwritten(self, module: nn.Module, multiplications: int) -> int:
+        """What the call before counted, of CBAM's dense layers, which see the mean and then the maximum."""
+        if not isinstance(module.parent, attention.CBAM) or not isinstance(module, conv.Dense):
+            return 0
+        before = self._last_calls.get(module.path, 0)
+        self._last_calls[module.path] = multiplications
+        return before
 
     def _multiplications(self, module: nn.Module, x: jax.Array, out: Any) -> int:
         if isinstance(module, conv.Conv):
@@ -141,7 +178,7 @@ class PaperCounter:
             return 4 * out.size
         if isinstance(module, attention.ChannelConv):
             return out.size * module.kernel_size
-        if isinstance(module, attention.ChannelGate):
+        if isinstance(module, attention.ChannelGate) or (self.pool_modules and isinstance(module, attention.CBAM)):
             return average_pooling(x.shape)
         if isinstance(module, (resnet.BasicBlock, resnet.Bottleneck)):
             self._final_shape = out.shape
@@ -158,6 +195,22 @@ class PaperCounter:
         if isinstance(module, conv.Dense) and isinstance(module.parent, attention.SE):
             return out.size if module.name == "fc1" else 0
         return 0
+
+
+class ModuleCounter:
+    """Multiply-adds of convolutions and linear layers, without those of products that are no module's."""
+
+    def __init__(self) -> None:
+        self.operations = 0
+
+    def intercept(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        """For `nn.intercept_methods`."""
+        out = call(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__" and isinstance(module, conv.Conv | conv.Dense | attention.RowFilters):
+            kernel = module.variables["params"]["kernel"]
+            self.operations += out.size * kernel.size // kernel.shape[-1]
+        return out
 
 
 def average_pooling(shape: tuple[int, ...]) -> int:

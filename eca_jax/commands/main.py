@@ -16,6 +16,7 @@ COMMANDS = {
     "plan": "compiles a recipe's training step for a TPU slice, without one",
     "list": "names of the models",
     "info": "parameters and multiply-adds of a model",
+    "tables": "the paper's complexity tables, ours beside theirs",
     "convert": "weights from PyTorch to Flax, or back",
     "verify": "compare a model with its PyTorch original on your own weights",
     "evaluate": "accuracy on a validation set, every image once",

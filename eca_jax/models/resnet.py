@@ -108,21 +108,29 @@ class Bottleneck(Block):
 
     expansion = 4
     inner = 2
+    stride_first: ClassVar[bool] = False  # the stride is the first convolution's, and not the 3x3 one's
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         first, second, last = self.features
-        y = nn.relu(self.norm(name="bn1")(self.conv(first, 1, name="conv1")(x), train))
+        strides = (self.stride, 1) if self.stride_first else (1, self.stride)
+        y = nn.relu(self.norm(name="bn1")(self.conv(first, 1, strides[0], name="conv1")(x), train))
         if self.attention and not train and x.shape[-1] == last:
             # The gate waits for all of conv2, so conv2 cannot run inside conv3 as it does in a plain network, and
             # conv1 would run inside conv2.
             y = compute_apart(y)
         if self.spatial:
-            y = self.spatial(features=second, stride=self.stride)(y, train)
+            y = self.spatial(features=second, stride=strides[1])(y, train)
         else:
-            y = self.conv(second, 3, self.stride, groups=self.groups, name="conv2")(y)
+            y = self.conv(second, 3, strides[1], groups=self.groups, name="conv2")(y)
         y = nn.relu(self.norm(name="bn2")(y, train))
         return self._sum(self._last(y, 1, train), x, train)
+
+
+class StrideFirst(Bottleneck):
+    """He et al.'s own form ("v1", Caffe's): fewer operations by 6%, and less accurate. See `Block`."""
+
+    stride_first = True
 
 
 class ResNet(BatchNormNetwork):
@@ -130,7 +138,7 @@ class ResNet(BatchNormNetwork):
 
     Attributes, beside those of `BatchNormNetwork`:
       stage_sizes: blocks in each of the four stages.
-      block: `BasicBlock` or `Bottleneck`.
+      block: `BasicBlock`, `Bottleneck` or `StrideFirst`.
       groups, base_width: groups of a bottleneck's 3x3 convolution, and channels in each where a stage of 64 has one
         group (ResNeXt's "32x4d").
       widths: output channels and inner widths of every block, for a network that is not regular; see `Stage`.
@@ -165,7 +173,7 @@ class ResNet(BatchNormNetwork):
         x = self._stem(x.astype(self.dtype), conv, norm, train)
         outputs = []
         places: dict[str, str] = {"branch": "attention", "after": "unit"}
-        if self.block is Bottleneck:
+        if issubclass(self.block, Bottleneck):
             places["conv"] = "spatial"
         attentions = self._attentions(self.rule or (None,) * 4, places=tuple(places), fast=self.fold)
         place = places[self.attention_spec.place] if self.attention_spec else "attention"

@@ -4,7 +4,7 @@ from eca_jax.layers.attention.augmented import AugmentedConv
 from eca_jax.layers.attention.base import ChannelGate, global_average_pool, round_channels
 from eca_jax.layers.attention.cbam import CBAM
 from eca_jax.layers.attention.coordinate import CoordinateAttention
-from eca_jax.layers.attention.covariance import GSoP
+from eca_jax.layers.attention.covariance import GSoP, RowFilters
 from eca_jax.layers.attention.double_attention import DoubleAttention
 from eca_jax.layers.attention.eca import (
     ECA,
@@ -50,6 +50,7 @@ __all__ = [
     "GroupedGate",
     "KernelSizes",
     "PlainGate",
+    "RowFilters",
     "SimAM",
     "StackedECA",
     "UnsharedECA",

@@ -24,6 +24,9 @@ class AugmentedConv(nn.Module):
       features: F; None is C.
       value_share: of F, d_v; rounded down to a multiple of `num_heads`, and at least that.
       key_share: of F, d_k, and at least 20 for each head.
+      half_stages: those whose maps are halved by an average of 3x3 pixels before the attention, and its result enlarged
+        bilinearly: for memory's sake, in the paper stage 1 (conv3).
+      stage: counted from 0, which a network sets.
 
     Raises:
       ValueError: the map is not of the size that the tables were made for.
@@ -34,6 +37,8 @@ class AugmentedConv(nn.Module):
     value_share: float = 0.1
     key_share: float = 0.2
     num_heads: int = 8
+    half_stages: tuple[int, ...] = ()
+    stage: int | None = None
     dtype: Any = jnp.float32
 
     name_in_block: ClassVar[str] = "conv2"
@@ -47,7 +52,10 @@ class AugmentedConv(nn.Module):
         key = max(20 * heads, int(features * self.key_share) // heads * heads)
         convolved = Conv(features - value, 3, self.stride, dtype=self.dtype, name="conv")(x)
 
-        qkv = Conv(2 * key + value, 1, self.stride, dtype=self.dtype, name="qkv")(x)
+        seen = x
+        if halved := self.stage in self.half_stages:
+            seen = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)), count_include_pad=False)
+        qkv = Conv(2 * key + value, 1, self.stride, dtype=self.dtype, name="qkv")(seen)
         batch, height, width, _ = qkv.shape
         self._check_size(height, width)
         q, k, v = (
@@ -59,7 +67,10 @@ class AugmentedConv(nn.Module):
         q, k, v = (part.reshape(batch, heads, pixels, -1) for part in (q, k, v))
         y = attend(q, k, v, position.reshape(batch, heads, pixels, pixels))
         y = jnp.moveaxis(y, 1, 2).reshape(batch, height, width, value)
-        return jnp.concatenate([convolved, Conv(value, 1, dtype=self.dtype, name="out")(y)], axis=-1).astype(x.dtype)
+        y = Conv(value, 1, dtype=self.dtype, name="out")(y)
+        if halved:
+            y = jax.image.resize(y, (*convolved.shape[:3], value), "bilinear")
+        return jnp.concatenate([convolved, y], axis=-1).astype(x.dtype)
 
     def _check_size(self, height: int, width: int) -> None:
         if self.has_variable("params", "relative"):
