@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 from small_network import random_variables
 
@@ -69,3 +71,31 @@ def test_a_recipe_lies_anywhere(tmp_path):
     (tmp_path / "birds.py").write_text(example)
     config = load_recipe(tmp_path / "birds.py")
     assert (config.num_classes, config.batch_size) == (12, 256)
+
+
+def test_eca_goes_into_linen_nnx_and_functions():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 6)), jnp.float32)
+    names = run("docs/extend.md", "class Inception")
+    body = names["Inception"]((4, 8, 2, 2))
+    y, variables = jax.eval_shape(body.init_with_output, jax.random.key(0), x)
+    assert y.shape == (2, 4, 4, 16)
+    assert variables["params"]["ECA_0"]["conv"]["kernel"].shape == (3, 1, 1)
+
+    text = (REPOSITORY / "docs/extend.md").read_text()
+    (gate,) = re.findall(r"```python\n([^`]*?class SpatialGate.*?)\nregister_attention\(", text, re.DOTALL)
+    exec(gate, names)  # whose name other tests register
+    model = run("docs/extend.md", "class SpatialThenECA", **names)["model"]
+    tree = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), jnp.zeros((1, 64, 64, 3)))
+    assert tree["params"]["layer4_2"]["attention"]["eca"]["conv"]["kernel"].shape == (7, 1, 1)
+    assert "spatial" in tree["batch_stats"]["layer4_2"]["attention"]
+
+    block = run("docs/extend.md", "nnx.bridge", **names)["Block"](6, rngs=nnx.Rngs(0))
+    gradients = nnx.grad(lambda block: jnp.sum(block(x) ** 2))(block)
+    assert jnp.abs(gradients["eca"]["conv"]["kernel"][...]).max() > 0
+
+    # The function computes what the bridged module does with the same numbers.
+    names = run("docs/extend.md", "def eca(", **names)
+    taps = block.eca.conv["kernel"][...][:, 0, 0]
+    np.testing.assert_allclose(names["eca"](x, taps), block.eca(x), atol=1e-6)
+    params = {"kernel": jnp.eye(6), "taps": taps}
+    assert jnp.abs(jax.grad(lambda params: jnp.sum(names["block"](params, x)))(params)["taps"]).max() > 0
