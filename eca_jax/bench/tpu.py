@@ -1,7 +1,11 @@
 """`bench tpu`: what attention costs on a TPU, by the TPU compiler's own estimate; needs libtpu, no TPU.
 
-The estimate is the same on every machine, so differences of a tenth of a percent are real differences between
-programs; how well it predicts a TPU's clock is another matter.
+"million cycles" and their milliseconds are the compiler's estimate, which counts passes over feature maps. "HBM GB" is
+counted in the scheduled program: what lies outside the chip, each operand of a program once. "GB accessed" is XLA's
+own count, of every use of every operand wherever it lies. The two floors are the HBM bytes at the memory's bandwidth
+and the operations at the matrix units' peak. What the compiler gives no estimate for is named below each table: a form
+that moves work there only looks faster. The figures are the same on every machine, so differences of a tenth of a
+percent are real differences between programs; how well they predict a TPU's clock is another matter.
 """
 
 import multiprocessing
@@ -20,7 +24,7 @@ from eca_jax.bench.programs import abstract_variables, inference, training
 from eca_jax.bench.stock import StockResNet
 from eca_jax.models import create_model
 from eca_jax.models.resnet import RELEASED_KERNEL_SIZES
-from eca_jax.tpu.estimate import GIB, Estimate, compile_program
+from eca_jax.tpu.estimate import GIB, Estimate, compile_program, in_words
 from eca_jax.tpu.topology import Slice, tpu_slice
 
 PASSES = ("train", "infer")
@@ -125,11 +129,18 @@ def run(
                 "ms": f"{row['milliseconds']:.1f}",
                 "GFLOP": f"{row['flops'] / 1e9:.0f}",
                 "GB accessed": f"{row['bytes_accessed'] / 1e9:.2f}",
+                "HBM GB": f"{row['hbm_bytes'] / 1e9:.2f}",
+                "floors ms": f"{row['bandwidth_floor_milliseconds']:.1f}, {row['matrix_floor_milliseconds']:.1f}",
                 "GiB memory": f"{row['memory'] / GIB:.2f}",
                 "all-reduces": row["all_reduces"],
             }
             for name, row in rows.items()
         ])]  # fmt: skip
+        text += [
+            f"{name}: without an estimate, {row['unestimated_hbm_bytes'] / 1e9:.2f} GB: {in_words(row['unestimated'])}"
+            for name, row in rows.items()
+            if row["unestimated"]
+        ]
     bars = {
         f"{kind}: million cycles (estimate)": {name: row["cycles"] / 1e6 for name, row in rows.items()}
         for kind, rows in results.items()
@@ -143,6 +154,11 @@ def _figures(estimate: Estimate) -> dict[str, Any]:
         "milliseconds": estimate.seconds * 1e3,
         "flops": estimate.flops,
         "bytes_accessed": estimate.bytes_accessed,
+        "hbm_bytes": estimate.hbm_bytes,
+        "bandwidth_floor_milliseconds": estimate.bandwidth_seconds * 1e3,
+        "matrix_floor_milliseconds": estimate.matrix_seconds * 1e3,
+        "unestimated": estimate.unestimated,
+        "unestimated_hbm_bytes": estimate.unestimated_bytes,
         "memory": estimate.memory_total,
         "all_reduces": len(estimate.all_reduces),
         "all_reduce_bytes": sum(estimate.all_reduces),

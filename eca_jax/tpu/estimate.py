@@ -4,6 +4,7 @@
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +27,17 @@ class Estimate:
     cycles: int
     seconds: float  # cycles over the clock; the time of collectives is not in it
     flops: float
-    bytes_accessed: float
+    bytes_accessed: float  # XLA's count: every use of every operand, wherever it lies
+    hbm_bytes: int  # between the chip and its memory, counted in the scheduled program; a lower bound
+    bandwidth_seconds: float  # hbm_bytes at the memory's published bandwidth
+    matrix_seconds: float  # flops at the matrix units' published peak in bfloat16
     memory: dict[str, int]  # arguments, outputs, temporaries, program; "aliased": outputs that reuse arguments
     memory_total: int
     memory_capacity: int
     all_reduces: list[int]  # bytes of each
     layers: list[tuple[str, int]]  # (layer path, cycles), dearest first
     unestimated: list[str]  # operations that the compiler gives no cycles for
+    unestimated_bytes: int  # what those move of hbm_bytes
 
 
 def compile_program(slice_: Slice, function: Any, *arguments: Any) -> tuple[Any, Estimate]:
@@ -64,16 +69,26 @@ def estimate(compiled: Any, slice_: Slice) -> Estimate:
         "temporaries": sizes.temp_size_in_bytes,
         "program": sizes.generated_code_size_in_bytes,
     }
-    cycles = module.cycles()
+    cycles, hbm_bytes, chip = module.cycles(), module.hbm_bytes(), slice_.chip
     return Estimate(
         cycles=cycles,
-        seconds=cycles / slice_.chip.clock_hz,
+        seconds=cycles / chip.clock_hz,
         flops=costs["flops"],
         bytes_accessed=costs["bytes accessed"],
+        hbm_bytes=hbm_bytes,
+        bandwidth_seconds=hbm_bytes / (chip.hbm_bandwidth / chip.devices),
+        matrix_seconds=costs["flops"] / (chip.peak_flops / chip.devices),
         memory=memory,
         memory_total=sum(memory.values()) - 2 * memory["aliased"],
-        memory_capacity=int(slice_.chip.hbm_gib * GIB) // slice_.chip.devices,
+        memory_capacity=int(chip.hbm_gib * GIB) // chip.devices,
         all_reduces=module.all_reduces(),
         layers=module.by_layer(),
         unestimated=module.unestimated(),
+        unestimated_bytes=module.unestimated_bytes(),
     )
+
+
+def in_words(unestimated: list[str]) -> str:
+    """A list with repetitions as one line: pad bf16[8], 2 x sort s32[4]."""
+    counts = Counter(unestimated)
+    return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items())

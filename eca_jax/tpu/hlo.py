@@ -3,9 +3,13 @@
 The compiler writes its own time estimate, `"estimated_cycles":"N"`, on nearly every instruction that it schedules on
 the core. Instructions inside a fusion run as part of it and carry none; data movements that overlap with computation
 (`copy-start`/`copy-done` and their kin) and collectives carry none either, so neither is counted. A few real ones carry
-none, the gradient of max-pooling among them: `Module.unestimated` names those.
+none, the gradient of max-pooling, pads, gathers and Pallas kernels among them: `Module.unestimated` names those.
+
+A layout that ends in `S(n)` places an array on the chip (1: vector memory); any other array lies in HBM. That is what
+`Module.hbm_bytes` counts, where XLA's "bytes accessed" counts every use of every operand wherever it lies.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,14 +17,19 @@ from dataclasses import dataclass
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\(")
-_SHAPE = re.compile(r"([a-z]+[0-9]*)\[([0-9,]*)\]")
+_SHAPE = re.compile(r"([a-z]\w*)\[([0-9,]*)\](\{[^{}]*\})?")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_COMMENT = re.compile(r"/\*.*?\*/")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations)=(?:\{([^}]*)\}|(%?[\w.\-]+))")
 _ENTERED = ("while", "call", "conditional", "async-start")  # a fusion's estimate covers what it calls
 _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
-# What takes time by itself; `custom-call` is mostly a join of prefetched slices, which takes none.
-_COMPUTING = ("fusion", "convolution", "select-and-scatter", "reduce-window", "reduce", "sort", "scatter", "transpose")
+# What moves nothing by itself: names, ends of movements whose start is counted, and joins of prefetched slices.
+_FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "partition-id")
+_FREE_CALLS = ("ConcatBitcast", "AllocateBuffer")
+_COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,19 @@ class Instruction:
     cycles: int  # the compiler's estimate for one execution; 0 where it gives none
     called: tuple[str, ...]  # computations it runs
     trip_count: int  # iterations of a `while`; 1 for everything else, and where the compiler does not know
+    operands: tuple[str, ...] = ()  # the names of the instructions whose results it reads
+    target: str = ""  # what a custom call calls
+
+    @property
+    def entered(self) -> bool:
+        """Whether it stands for the computations that it calls; a fusion does not."""
+        return self.opcode in _ENTERED and not self.cycles
+
+    @property
+    def free(self) -> bool:
+        """Whether it takes no time and moves nothing by itself."""
+        ends = self.opcode.endswith(("-done", "-update"))
+        return self.opcode in _FREE or ends or self.entered or self.target in _FREE_CALLS
 
 
 @dataclass(frozen=True)
@@ -45,12 +67,17 @@ class Module:
 
     def executed(self) -> Iterator[tuple[Instruction, int]]:
         """Every instruction reachable from the entry, with how often it runs (fusions are not entered)."""
+        for _, instruction, times in self._executed():
+            yield instruction, times
+
+    def _executed(self) -> Iterator[tuple[str, Instruction, int]]:
+        """As `executed`, with the name of the computation that each stands in."""
         stack = [(self.entry, 1)]
         while stack:
             name, times = stack.pop()
             for instruction in self.computations[name]:
-                yield instruction, times
-                if instruction.opcode in _ENTERED and not instruction.cycles:
+                yield name, instruction, times
+                if instruction.entered:
                     stack += [(called, times * instruction.trip_count) for called in instruction.called]
 
     def cycles(self) -> int:
@@ -65,12 +92,51 @@ class Module:
                 sizes += [shape_bytes(instruction.shape)] * times
         return sorted(sizes, reverse=True)
 
+    def hbm_bytes(self) -> int:
+        """Bytes that one run moves between one core and its HBM, copies included: a count, and a lower bound.
+
+        Each instruction reads each of its operands once and writes its results once, those that do not lie on the
+        chip; a fusion that reads one twice, a convolution's overlapping windows and the layouts' padding are not in it.
+        Collectives are not either.
+        """
+        return sum(self._moved(instruction) * times for instruction, times in self._movements())
+
+    def unestimated_bytes(self) -> int:
+        """The share of `hbm_bytes` that the instructions in `unestimated` move."""
+        return sum(self._moved(i) * times for i, times in self._movements() if self._lacks_estimate(i[1]))
+
+    def _movements(self) -> Iterator[tuple[tuple[dict[str, str], Instruction], int]]:
+        """What moves data, each with the shapes of all results of its computation, and how often it runs."""
+        shapes = {name: {i.name: i.shape for i in held} for name, held in self.computations.items()}
+        for computation, instruction, times in self._executed():
+            if not instruction.free and not instruction.opcode.startswith(_COLLECTIVES):
+                yield (shapes[computation], instruction), times
+
+    def _moved(self, movement: tuple[dict[str, str], Instruction]) -> int:
+        shapes, instruction = movement
+        if instruction.opcode == "copy-start":  # (destination, source, context)
+            return sum(size for size, in_hbm in _arrays(instruction.shape)[:2] if in_hbm)
+        if instruction.opcode == "slice-start":  # ((source), destination, context): as much is read as is written
+            (_, from_hbm), (size, to_hbm) = _arrays(instruction.shape)[:2]
+            return size * (from_hbm + to_hbm)
+        ends = [instruction.shape, *(shapes.get(name, "") for name in set(instruction.operands))]
+        return sum(size for shape in ends for size, in_hbm in _arrays(shape) if in_hbm)
+
+    def _lacks_estimate(self, instruction: Instruction) -> bool:
+        moves = instruction.free or instruction.opcode.endswith("-start")
+        collective = _reduces(self, instruction) or instruction.opcode.startswith(_COLLECTIVES)
+        scalar = all(not dims for _, dims, _ in _SHAPE.findall(instruction.shape))
+        return not (instruction.cycles or moves or collective or scalar)
+
     def unestimated(self) -> list[str]:
-        """Computing instructions without an estimate, as "opcode shape", in the order of the program."""
+        """Computing instructions without an estimate, as "opcode shape", in the order of the program.
+
+        A custom call (a Pallas kernel, a sort) is named by what it calls as well. Scalars are left out.
+        """
         return [
-            f"{instruction.opcode} {re.sub(r'{.*', '', instruction.shape)}"
-            for instruction, _ in self.executed()
-            if instruction.opcode in _COMPUTING and not instruction.cycles
+            " ".join(filter(None, (i.opcode, i.target, re.sub(r"{[^{}]*}", "", i.shape))))
+            for i, _ in self.executed()
+            if self._lacks_estimate(i)
         ]
 
     def by_layer(self) -> list[tuple[str, int]]:
@@ -103,6 +169,7 @@ def _instruction(line: str, match: re.Match) -> Instruction:
     called = tuple(
         name.strip().lstrip("%") for several, one in _CALLED.findall(line) for name in (several or one).split(",")
     )
+    target = _TARGET.search(line)
     return Instruction(
         name=match[1],
         opcode=match[3],
@@ -111,7 +178,19 @@ def _instruction(line: str, match: re.Match) -> Instruction:
         cycles=int(cycles[1]) if cycles else 0,
         called=called,
         trip_count=int(trips[1]) if trips else 1,
+        operands=tuple(_OPERAND.findall(_parenthesis(line, match.end()))),
+        target=target[1] if target else "",
     )
+
+
+def _parenthesis(line: str, start: int) -> str:
+    """The text from `start` to the parenthesis that closes the one before it."""
+    depth = 1
+    for end in range(start, len(line)):
+        depth += {"(": 1, ")": -1}.get(line[end], 0)
+        if not depth:
+            return line[start:end]
+    return line[start:]
 
 
 def _reduces(module: Module, instruction: Instruction) -> bool:
@@ -127,14 +206,17 @@ def _reduces(module: Module, instruction: Instruction) -> bool:
 
 def shape_bytes(shape: str) -> int:
     """Bytes of an HLO shape such as `f32[128,64]{1,0}` or a tuple of them, without the layout's padding."""
-    total = 0
-    for dtype, dims in _SHAPE.findall(shape.split(" /*")[0] if not shape.startswith("(") else shape):
+    return sum(size for size, _ in _arrays(shape))
+
+
+def _arrays(shape: str) -> list[tuple[int, bool]]:
+    """(bytes, whether it lies in HBM) of each array of an HLO shape, in order."""
+    found = []
+    for dtype, dims, layout in _SHAPE.findall(_COMMENT.sub("", shape)):
         bits = 8 if dtype in ("pred", "token") else int(re.sub(r"\D*(\d+).*", r"\1", dtype) or 8)
-        elements = 1
-        for dim in filter(None, dims.split(",")):
-            elements *= int(dim)
-        total += elements * bits // 8
-    return total
+        elements = math.prod(int(dim) for dim in dims.split(",") if dim)
+        found.append((elements * bits // 8, not re.search(r"S\([1-9]\d*\)\}$", layout)))
+    return found
 
 
 def layer_path(op_name: str) -> str:

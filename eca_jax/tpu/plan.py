@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from eca_jax.tasks.task import Task, create_task
-from eca_jax.tpu.estimate import GIB, compile_program
+from eca_jax.tpu.estimate import GIB, compile_program, in_words
 from eca_jax.tpu.topology import parse_topology, tpu_slice
 from eca_jax.training.program import build
 
@@ -57,6 +57,9 @@ def plan(task: Task, config: Mapping[str, Any], topology: str, num_examples: int
         "fits": estimate.memory_total <= estimate.memory_capacity,
         "flops_per_device": estimate.flops,
         "bytes_accessed_per_device": estimate.bytes_accessed,
+        "hbm_bytes_per_device": estimate.hbm_bytes,
+        "bandwidth_floor_seconds": estimate.bandwidth_seconds,
+        "matrix_floor_seconds": estimate.matrix_seconds,
         "all_reduces": len(estimate.all_reduces),
         "all_reduce_bytes": sum(estimate.all_reduces),
         "estimated_cycles": estimate.cycles,
@@ -66,6 +69,7 @@ def plan(task: Task, config: Mapping[str, Any], topology: str, num_examples: int
         "num_examples": num_examples,
         "estimated_hours": config["num_epochs"] * steps_per_epoch * estimate.seconds / 3600,
         "unestimated": estimate.unestimated,
+        "unestimated_hbm_bytes": estimate.unestimated_bytes,
         "layers": [
             {"layer": layer, "cycles": cycles, "share": cycles / estimate.cycles} for layer, cycles in estimate.layers
         ],
@@ -88,7 +92,9 @@ def describe(plan: Mapping[str, Any]) -> str:
         + ("fits" if plan["fits"] else "DOES NOT FIT"),
         *(f"    {kind:<13} {'-' if kind == 'aliased' else ' '}{_gib(size)}" for kind, size in memory.items()),
         f"  operations      {plan['flops_per_device'] / 1e9:,.0f} GFLOP a {per_device} and step",
-        f"  memory traffic  {plan['bytes_accessed_per_device'] / 1e9:.1f} GB a {per_device} and step",
+        f"  memory traffic  {plan['hbm_bytes_per_device'] / 1e9:.1f} GB a {per_device} and step, as counted",
+        f"  floors          {plan['bandwidth_floor_seconds'] * 1e3:.1f} ms by memory traffic, "
+        f"{plan['matrix_floor_seconds'] * 1e3:.1f} ms by operations",
         f"  all-reduces     {plan['all_reduces']}, {plan['all_reduce_bytes'] / 1e6:.1f} MB"
         + (f"; a BatchNorm group of {group} spans {per_device}s that hold {examples}" if examples % group else ""),
         "The compiler's estimate, not a measurement; communication and waiting for data are not in it:",
@@ -101,7 +107,8 @@ def describe(plan: Mapping[str, Any]) -> str:
         *(f"  {row['share']:6.1%}  {row['layer']}" for row in plan["layers"][:LAYERS_SHOWN]),
     ]
     if plan["unestimated"]:
-        lines.append(f"Without an estimate: {', '.join(plan['unestimated'])}")
+        moved = f"{plan['unestimated_hbm_bytes'] / 1e9:.1f} GB of the traffic"
+        lines.append(f"Without an estimate, {moved}: {in_words(plan['unestimated'])}")
     return "\n".join(lines)
 
 

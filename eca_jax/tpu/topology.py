@@ -28,6 +28,7 @@ class Chip:
     peak_flops: float  # bfloat16, per second
     flops_per_cycle: int  # 2 x (rows x columns of an MXU) x MXUs: peak over this is the clock
     hbm_gib: float
+    hbm_bandwidth: float  # bytes per second
     dimensions: int  # of its interconnect: a 2-D or 3-D torus
     max_chips: int  # in one slice
     devices: int = 1  # JAX devices a chip shows
@@ -51,24 +52,24 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v2", 46e12, 2 * 128 * 128 * 2, 16, 2, 256, devices=2, cores_in_name=2),
-        Chip("v3", 123e12, 2 * 128 * 128 * 4, 32, 2, 1024, devices=2, cores_in_name=2),
+        Chip("v2", 46e12, 2 * 128 * 128 * 2, 16, 700e9, 2, 256, devices=2, cores_in_name=2),
+        Chip("v3", 123e12, 2 * 128 * 128 * 4, 32, 900e9, 2, 1024, devices=2, cores_in_name=2),
         Chip(
-            "v4", 275e12, 2 * 128 * 128 * 8, 32, 3, 4096, cores_in_name=2,
+            "v4", 275e12, 2 * 128 * 128 * 8, 32, 1228e9, 3, 4096, cores_in_name=2,
             # JAX runs v4's two cores as one device ("megacore"); libtpu has to be told so.
             config={"chip_config_name": "megacore"},
             link_bandwidth=45e9, ring=4, dcn_bandwidth=6.25e9, host_cores=240 / 4,
         ),
         Chip(
-            "v5e", 197e12, 2 * 128 * 128 * 4, 16, 2, 256,
+            "v5e", 197e12, 2 * 128 * 128 * 4, 16, 819e9, 2, 256,
             link_bandwidth=50e9, ring=16, dcn_bandwidth=6.4e12 / 8 / 256, host_cores=224 / 8,
         ),
         Chip(
-            "v5p", 459e12, 2 * 128 * 128 * 8, 95, 3, 6144, cores_in_name=2,
+            "v5p", 459e12, 2 * 128 * 128 * 8, 95, 2765e9, 3, 6144, cores_in_name=2,
             link_bandwidth=100e9, ring=4, dcn_bandwidth=50e9 / 8, host_cores=208 / 4,
         ),
         Chip(
-            "v6e", 918e12, 2 * 256 * 256 * 4, 32, 2, 256,
+            "v6e", 918e12, 2 * 256 * 256 * 4, 32, 1640e9, 2, 256,
             link_bandwidth=100e9, ring=16, dcn_bandwidth=25.6e12 / 8 / 256, host_cores=180 / 8,
         ),
     )

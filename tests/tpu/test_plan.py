@@ -39,6 +39,7 @@ def test_a_recipe_is_planned_without_data(capsys):
     found = json.loads(capsys.readouterr().out)
     assert (found["model"], found["topology"], found["chips"]) == ("eca_resnet18", "v5e:2x2", 4)
     assert (found["num_examples"], found["num_epochs"], found["batch_per_chip"]) == (1_281_167, 100, 8)
+    assert 0 < found["hbm_bytes_per_device"] < found["bytes_accessed_per_device"]
     assert found["fits"] and found["estimated_cycles"] > 0 and 0 < found["all_reduces"] <= 4
     assert found["checkpoint_bytes"] > 8 * found["parameters"]  # the parameters and SGD's momentum
     words = plan.describe(found)

@@ -12,7 +12,7 @@ from eca_jax.bench.tpu import compile_training
 from eca_jax.layers.attention import ECA
 from eca_jax.models.resnet import ResNet
 from eca_jax.tpu import hlo
-from eca_jax.tpu.estimate import DoesNotFit, compile_program
+from eca_jax.tpu.estimate import DoesNotFit, compile_program, in_words
 from eca_jax.tpu.topology import parse_topology, tpu_slice
 
 
@@ -94,6 +94,37 @@ def test_what_the_compiler_does_not_estimate_is_named():
     assert hlo.parse(PROGRAM).unestimated() == ["select-and-scatter bf16[2,4]"]
 
 
+PLACED = """HloModule jit_step, is_scheduled=true
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = bf16[4,100]{1,0:T(8,128)(2,1)} parameter(0)
+  %near = bf16[4,100]{1,0:T(8,128)(2,1)S(1)} fusion(%a, %a), kind=kLoop, calls=%twice, backend_config={"estimated_cycles":"9"}
+  %both = (f32[10]{0:T(128)S(1)}, /*index=1*/bf16[4,100]{1,0:T(8,128)(2,1)}) fusion(%near), kind=kLoop, calls=%c, backend_config={"estimated_cycles":"9"}
+  %far = bf16[4,100]{1,0:T(8,128)(2,1)} get-tuple-element(%both), index=1
+  %copy-start = (bf16[4,100]{1,0:T(8,128)(2,1)S(1)}, bf16[4,100]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) copy-start(%far)
+  %copy-done = bf16[4,100]{1,0:T(8,128)(2,1)S(1)} copy-done(%copy-start)
+  %slice-start = ((bf16[4,100]{1,0}), bf16[1,100]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%far), slice={[0:1], [0:100]}
+  %slice-done = bf16[1,100]{1,0:S(1)} slice-done(%slice-start)
+  %whole = bf16[4,100]{1,0:S(1)} custom-call(%slice-done), custom_call_target="ConcatBitcast"
+  %kernel = bf16[4,100]{1,0:S(1)} custom-call(%far), custom_call_target="tpu_custom_call"
+  %count = s32[]{:T(128)S(6)} add(%n, %n)
+  ROOT %padded = bf16[4,128]{1,0:T(8,128)(2,1)} pad(%copy-done, %zero), padding=0_0x0_28
+}
+"""  # noqa: E501
+
+
+def test_traffic_is_what_does_not_lie_on_the_chip_copies_included():
+    """In: the fusion's operand once, the prefetched copy and slice, the kernel's operand. Out: one map, the padded."""
+    assert hlo.parse(PLACED).hbm_bytes() == 800 + 800 + 200 + 800 + 800 + 1024
+
+
+def test_work_moved_to_where_no_estimate_is_can_be_seen():
+    module = hlo.parse(PLACED)
+    assert module.unestimated() == ["custom-call tpu_custom_call bf16[4,100]", "pad bf16[4,128]"]
+    assert module.unestimated_bytes() == 800 + 1024
+    assert in_words(["pad f32[2]", "sort f32[3]", "pad f32[2]"]) == "2 x pad f32[2], sort f32[3]"
+
+
 def test_text_without_a_program_is_an_error():
     with pytest.raises(ValueError, match="not the text of a compiled XLA program"):
         hlo.parse("HloModule nothing")
@@ -126,6 +157,7 @@ def test_the_fold_saves_most_of_what_the_layer_costs_on_tpu(slice_2x2, folded):
     plain = train_step(slice_2x2, one_block(attention=None, bn_group_size=32))
     layer = train_step(slice_2x2, one_block(bn_group_size=32, fold=False))
     assert folded.bytes_accessed - plain.bytes_accessed < 0.3 * (layer.bytes_accessed - plain.bytes_accessed)
+    assert plain.hbm_bytes < layer.hbm_bytes and 0 < plain.bandwidth_seconds < plain.seconds
 
 
 @pytest.mark.slow
