@@ -25,6 +25,7 @@ from eca_jax.training.metrics import MetricsWriter, Window, best_evaluation, plo
 from eca_jax.training.program import Program, build
 from eca_jax.training.runtime.distributed import ending_together
 from eca_jax.training.runtime.interrupt import Interrupt
+from eca_jax.training.runtime.lock import only_writer
 from eca_jax.training.runtime.progress import Progress
 from eca_jax.training.state import TrainState
 from eca_jax.training.workdir import claim_workdir
@@ -64,14 +65,16 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike, task: Task | No
     card, examples = task.card, task.train_examples
     epoch_steps = steps_per_epoch(examples, config["batch_size"])
     program = build(task, config, sharding.data_mesh(), epoch_steps)
-    for line in claim_workdir(workdir, config, card, examples):
-        progress.say(f"going on, although {line}")
-    progress.say(
-        f"{task.name}: {examples} examples, {config['num_epochs']} epochs of {epoch_steps} steps of "
-        f"{config['batch_size']}, {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}"
-    )
 
     with contextlib.ExitStack() as resources:
+        if jax.process_index() == 0:
+            resources.enter_context(only_writer(workdir))
+        for line in claim_workdir(workdir, config, card, examples):
+            progress.say(f"going on, although {line}")
+        progress.say(
+            f"{task.name}: {examples} examples, {config['num_epochs']} epochs of {epoch_steps} steps of "
+            f"{config['batch_size']}, {program.mesh.size} x {program.mesh.devices.flat[0].device_kind}"
+        )
         checkpoints = Checkpoints(workdir, keep=config["keep_checkpoints"])
         resources.callback(checkpoints.close)  # waits for a save in progress, also when the loss is not finite
         step = checkpoints.latest_step() or 0
