@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from eca_jax import kernels
 from eca_jax.bench import report as bench_report
@@ -32,7 +33,12 @@ def images_and_labels(batch_size: int, image_size: int) -> tuple[np.ndarray, np.
 
 def ours(kind: str, name: str, dtype: Any, images: np.ndarray, labels: np.ndarray) -> Contestant:
     """One of our models on all devices of this machine; `kind` is "step" or "infer"."""
-    model, mesh = create_model(name, dtype=dtype), data_mesh()
+    return of_module(kind, create_model(name, dtype=dtype), images, labels)
+
+
+def of_module(kind: str, model: nn.Module, images: np.ndarray, labels: np.ndarray) -> Contestant:
+    """A network, as `ours`."""
+    mesh = data_mesh()
     program = training(model, mesh, len(images), images.shape[1])
     split = program.batch["image"].sharding
     state = program.init()

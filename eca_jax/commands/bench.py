@@ -18,6 +18,7 @@ def add_parsers(subparsers: Any) -> None:
     _add_tpu(subjects)
     _add_device(subjects, "step", "training steps")
     _add_device(subjects, "infer", "inference")
+    _add_attention(subjects)
     _add_conv(subjects)
     _add_predict(subjects)
     _add_data(subjects)
@@ -46,6 +47,24 @@ def _add_device(subjects: Any, kind: str, what: str) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one contestant's turn, at least one pass")
     parser.set_defaults(kind=kind)
+
+
+def _add_attention(subjects: Any) -> None:
+    text = "each attention in one network, over the plain one: measured here, or counted by the TPU compiler"
+    parser = _subject(subjects, "attention", text, _attention)
+    parser.add_argument("--model", default="resnet50", help="that the attentions go into")
+    parser.add_argument("--attention", type=_names, metavar="NAME,...", help="which (the pooled gates)")
+    parser.add_argument("--stage_sizes", type=_sizes, metavar="N,N,N,N", help="of a shorter network")
+    parser.add_argument("--batch_size", type=int, default=32, help="images, on a TPU of one chip")
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--topology", help="such as v5e:2x2: the TPU compiler's counts; needs libtpu, no TPU")
+    parser.add_argument("--only", choices=("train", "infer"), help="leave the other out, where it is measured")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one contestant's turn, at least one pass")
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _add_conv(subjects: Any) -> None:
@@ -120,6 +139,33 @@ def _tpu(options: argparse.Namespace) -> bench_report.Report:
 
 def _progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _attention(options: argparse.Namespace) -> bench_report.Report:
+    from eca_jax.bench import attention
+
+    names = options.attention or attention.pooled_gates()
+    if options.topology:
+        return attention.run_tpu(
+            options.model,
+            names,
+            options.topology,
+            options.batch_size,
+            options.image_size,
+            stage_sizes=options.stage_sizes,
+            progress=_progress,
+        )
+    return attention.run(
+        options.model,
+        names,
+        options.batch_size,
+        options.image_size,
+        stage_sizes=options.stage_sizes,
+        kinds=attention.KINDS if not options.only else ("step" if options.only == "train" else "infer",),
+        rounds=options.rounds,
+        seconds=options.seconds,
+        progress=_progress,
+    )
 
 
 def _conv(options: argparse.Namespace) -> bench_report.Report:
