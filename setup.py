@@ -2,4 +2,7 @@
 
 from setuptools import find_packages, setup
 
-setup(packages=[*find_packages(include=["eca_jax*"]), "eca_jax.configs"], package_dir={"eca_jax.configs": "configs"})
+setup(
+    packages=[*find_packages(include=["eca_jax*"]), "eca_jax.configs", "eca_jax.configs.sweeps"],
+    package_dir={"eca_jax.configs": "configs", "eca_jax.configs.sweeps": "configs/sweeps"},
+)

@@ -21,6 +21,8 @@ COMMANDS = {
     "verify": "compare a model with its PyTorch original on your own weights",
     "evaluate": "accuracy on a validation set, every image once",
     "predict": "classes of images",
+    "sweep": "trains the rows of a comparison over seeds, and writes their table",
+    "visualize": "what a model's attention does on a split: figures, numbers and a page",
     "detect": "boxes, classes and masks of the objects in images",
     "serve": "models behind HTTP, and a page to try them",
     "export": "model and weights as one file that needs only JAX",

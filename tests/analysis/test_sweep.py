@@ -1,0 +1,160 @@
+"""Sweeps: the plan, the statistics, the table, and a runner that can be killed."""
+
+import contextlib
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from eca_jax.analysis.sweep import NO_DIFFERENCE, Result, half_width, load_sweep, markdown, summarize, table
+from eca_jax.analysis.sweep_runner import plot
+from eca_jax.config import recipe_directory
+from eca_jax.tasks.task import create_task
+
+SWEEP = """
+import eca_jax
+from eca_jax.analysis.sweep import on_digits
+
+def get_config():
+    config = eca_jax.default_config()
+    on_digits(config)
+    config.model = "resnet18"
+    config.model_overrides.small_images = True
+    config.model_overrides.stage_sizes = (1, 0, 0, 0)
+    config.image_size, config.batch_size, config.num_epochs = 8, 128, 2
+    config.compilation_cache = {cache!r}
+    return config
+
+def sweep(add):
+    add("plain", label="ResNet", paper=98)
+    for name in ("se", "eca"):
+        add(name, model_overrides={{"attention": name}})
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text(SWEEP.format(cache=str(tmp_path / "cache")))
+    return path
+
+
+def results(**rows):
+    return {(name, seed): Result(v / 100, v / 100, 360) for name, values in rows.items() for seed, v in values.items()}
+
+
+def test_the_plan_has_seeds_outermost_and_shards_that_are_all_of_it(file):
+    sweep = load_sweep(file)
+    runs = sweep.runs(2)
+    expected = [f"{row}/seed{seed}" for seed in range(2) for row in ("plain", "se", "eca")]
+    assert [run.directory for run in runs] == expected
+    shards = [run.directory for index in range(2) for run in sweep.runs(2, (index, 2))]
+    assert sorted(shards) == sorted(expected)
+    assert runs[4].config.seed == 1 and runs[4].config.model_overrides.attention == "se"
+    assert runs[0].config.model_overrides.attention is None  # rows share nothing
+    assert [row.name for row in load_sweep(file, only=["eca"]).rows] == ["plain", "eca"]  # and the baseline
+
+
+def test_what_a_sweep_file_gets_wrong_is_said_in_one_line(file):
+    with pytest.raises(ValueError, match="no small version"):
+        load_sweep(file, small=True)
+    with pytest.raises(ValueError, match="no row matches cbam: there are plain, se, eca"):
+        load_sweep(file, only=["cbam"])
+    with pytest.raises(FileNotFoundError, match="no sweep 'kernels': there are channel_attention"):
+        load_sweep("kernels")
+    text = file.read_text()
+    file.write_text(text.replace("paper=98", 'modle="resnet18"'))
+    with pytest.raises(ValueError, match=r"row 'plain'.*modle"):
+        load_sweep(file)
+    file.write_text(text.replace('for name in ("se"', 'for name in ("plain"'))
+    with pytest.raises(ValueError, match="'plain' is no name for another row"):
+        load_sweep(file)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((recipe_directory() / "sweeps").glob("*.py"))])
+@pytest.mark.parametrize("small", [False, True])
+def test_every_row_of_the_papers_sweeps_is_a_recipe(name, small):
+    rows = load_sweep(name, small=small).rows
+    models = [str(create_task(row.config).model) for row in rows]
+    assert len(set(models)) == len(rows)  # no two rows train the same network
+    assert (rows[0].paper is None) == small
+
+
+def test_intervals_are_scipys_paired_ones():
+    from scipy import stats
+
+    plain, other = [98.61, 98.89, 99.44], [99.72, 97.50, 98.61]
+    expected = stats.ttest_rel(other, plain).confidence_interval(0.95)
+    differences = np.subtract(other, plain)
+    low, high = differences.mean() - half_width(differences), differences.mean() + half_width(differences)
+    np.testing.assert_allclose([low, high], [expected.low, expected.high])
+    assert half_width([1.0]) == math.inf
+
+
+def test_a_difference_is_shown_only_where_its_interval_leaves_out_zero(file):
+    values = {
+        "plain": {0: 90.0, 1: 91.0, 2: 92.0},
+        "se": {0: 92.0, 1: 93.1, 2: 93.9},  # all about 2 higher, each with its seed
+        "eca": {0: 92.0, 1: 91.0, 2: 95.0},
+    }
+    found = summarize(load_sweep(file), results(**values))
+    assert found["se"].verdict == "higher" and found["eca"].verdict == NO_DIFFERENCE
+    assert found["se"].difference == pytest.approx(2.0)
+    assert found["eca"].deviation == pytest.approx(np.std([92, 91, 95], ddof=1))
+    assert found["plain"].binomial_error == pytest.approx(100 * math.sqrt(0.91 * 0.09 / 360))
+
+
+def test_the_table_marks_what_is_not_there_and_claims_nothing_of_one_seed(file):
+    sweep = load_sweep(file)
+    found = summarize(sweep, results(plain={0: 90.0, 1: 91.0}, se={1: 99.0}))
+    lines = {line[0]: line for line in table(sweep, found, 3, {"eca": "seed 0 diverged"})}
+    assert lines["ResNet"][1] == "2 of 3" and lines["ResNet"][-1] == "98.00"
+    assert lines["se"][2] == "99.00" and lines["se"][3] == "" and lines["se"][5:7] == ["+8.00", NO_DIFFERENCE]
+    assert lines["eca"][1] == "0 of 3" and "seed 0 diverged" in lines["eca"]
+    text = markdown(sweep, found, 3, {})
+    assert "360 validation images: one is 0.28 points" in text
+    figure = plot(sweep, found)
+    assert [label.get_text() for label in figure.legends[0].get_texts()] == ["ResNet", "se"]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_twice_ends_with_the_same_table_and_repeats_no_finished_run(file, tmp_path):
+    root, whole = tmp_path / "killed", tmp_path / "whole"
+    finished = {}
+    for runs in (1, 3):  # killed when so many are finished, and the next has begun
+        process = start(file, root)
+        deadline = time.monotonic() + 300
+        while not (done(root) >= runs and len(list(root.glob("*/*/config.json"))) > runs):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        finished |= {path: path.stat().st_mtime_ns for path in metrics(root)[:runs]}
+    assert start(file, root).wait(300) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert done(root) == 6
+    assert start(file, whole).wait(300) == 0
+    for name in ("table.md", "table.csv", "runs.csv", "plot.png"):
+        assert (root / name).read_bytes() == (whole / name).read_bytes()
+
+
+def start(file, root):
+    command = [sys.executable, "-m", "eca_jax", "sweep", str(file), str(root), "--seeds", "2"]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+
+
+def done(root):
+    with contextlib.suppress(FileNotFoundError), open(root / "runs.csv", newline="") as lines:
+        return len(list(csv.reader(lines))) - 1
+    return 0
+
+
+def metrics(root):
+    """metrics.jsonl of the runs, in their order."""
+    return [root / row / f"seed{seed}" / "metrics.jsonl" for seed in range(2) for row in ("plain", "se", "eca")]
