@@ -102,6 +102,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.checkpoint_every_steps = 1000  # besides one at every evaluation; 0 for those only
     config.keep_checkpoints = 3  # the newest; the best is kept as well
     config.eval_every_epochs = 1
+    config.wandb_project = ""  # metrics go to Weights & Biases too (extra "wandb"),
+    config.mlflow_experiment = ""  # and to MLflow (extra "mlflow"); metrics.jsonl and TensorBoard have them anyway
     config.profile_steps = 0  # profile that many steps into WORKDIR/profile, for TensorBoard
     config.compilation_cache = "~/.cache/eca_jax/xla"  # so that a restart need not compile again; "" for none
 

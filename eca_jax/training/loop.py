@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -26,9 +26,11 @@ from eca_jax.training.program import Program, build
 from eca_jax.training.runtime.distributed import ending_together
 from eca_jax.training.runtime.interrupt import Interrupt
 from eca_jax.training.runtime.lock import only_writer
+from eca_jax.training.runtime.pace import Pace
 from eca_jax.training.runtime.progress import Progress
 from eca_jax.training.state import TrainState
 from eca_jax.training.workdir import claim_workdir
+from eca_jax.training.writers import make_writers
 from eca_jax.weights import store
 
 # Steps whose metrics are still on their way to the host: enough that the device never waits for Python, few enough
@@ -80,13 +82,18 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike, task: Task | No
         step = checkpoints.latest_step() or 0
         if step:
             state, saved = checkpoints.restore(program.state, step)
-            window = Window(saved["window"])
+            window, epoch_seconds = Window(saved["window"]), saved.get("epoch_seconds", 0.0)
             progress.say(f"resumed from step {step} (epoch {step / epoch_steps:.2f}) of {workdir}")
         else:
-            state, window = _initial_state(program, progress), Window()
-        writer = MetricsWriter(workdir, resume_step=step, primary=jax.process_index() == 0)
+            state, window, epoch_seconds = _initial_state(program, progress), Window(), 0.0
+        writer = MetricsWriter(
+            workdir,
+            resume_step=step,
+            primary=jax.process_index() == 0,
+            writers=lambda: make_writers(config, workdir),
+        )
         resources.callback(writer.close)
-        run = _Run(config, workdir, program, checkpoints, writer, progress, epoch_steps, window)
+        run = _Run(config, workdir, program, checkpoints, writer, progress, epoch_steps, window, epoch_seconds)
         run.record_evaluation(step)
         resources.callback(progress.close)
         with Interrupt() as interrupt, ending_together():
@@ -131,7 +138,8 @@ class _Run:
     progress: Progress
     epoch_steps: int
     window: Window  # metrics since the last line of metrics.jsonl
-    window_started: tuple[int, float] = (0, 0.0)  # step and time, for images per second
+    epoch_seconds: float  # that the epoch took until the window began, without evaluations
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def total_steps(self) -> int:
@@ -150,8 +158,8 @@ class _Run:
             return True
         train_step = _compile(self.program, self.progress)
         self.progress.start(step, self.total_steps)
-        self.window_started = (step, time.monotonic())
-        batches = self.program.task.train_batches(step, sharding.own_shard())
+        batches = self.pace.watched(self.program.task.train_batches(step, sharding.own_shard()))
+        self.pace.begin(step)
         profile = _profiler(config, self.workdir, step)
         in_flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
         for batch in prefetch_to_device(batches, sharding.split(self.program.mesh)):
@@ -190,27 +198,45 @@ class _Run:
         every = self.config["log_every_steps"]
         if in_epoch % every and in_epoch != self.epoch_steps:
             return
-        first, started = self.window_started
-        now = time.monotonic()
-        rate = (step - first) * self.config["batch_size"] / (now - started)
+        lap = self.pace.lap(step)
+        self.epoch_seconds += lap.seconds
+        rate = lap.steps * self.config["batch_size"] / lap.seconds
         means = self.window.means()
         skipped = ((in_epoch - 1) % every + 1) * self.config["batch_size"] - means["count"]
-        line = {**means, "learning_rate": float(self.program.schedule(step - 1)), "images_per_second": round(rate, 1)}
+        line = {
+            **means,
+            "skipped": skipped,
+            "learning_rate": float(self.program.schedule(step - 1)),
+            "images_per_second": round(rate, 1),
+            "input_wait": round(lap.waiting, 4),
+        }
+        if in_epoch == self.epoch_steps:
+            line["epoch_seconds"] = round(self.epoch_seconds, 2)
+            self.epoch_seconds = 0.0
         self.writer.write(step, step / self.epoch_steps, "train", line)
         self.progress.say(
             f"{self._where(step)}  {self.program.task.describe(means)}  "
-            f"{rate:.0f} images/s  {self.progress.time_left(step)} left"
+            f"{rate:.0f} images/s, {lap.waiting:.1%} of the time waiting for data  {self.progress.time_left(step)} left"
         )
         if skipped:
             self.progress.say(f"{self._where(step)}  {skipped} undecodable images skipped")
-        self.window, self.window_started = Window(), (step, now)
+        advice = self.pace.advice(lap)
+        if advice:
+            self.progress.say(advice)
+        self.window = Window()
 
     def _save(self, step: int, state: TrainState) -> None:
         if not bool(_all_finite(state.params)):
             raise self._not_finite(step, "a parameter")
         best = best_evaluation(self.writer.lines, self.program.task.best)
         window = dict(self.window.values)  # a copy: it is written while the next steps add to the window
-        noted = {"window": window, "epoch": step / self.epoch_steps, "best": best and dict(best)}
+        seconds = self.epoch_seconds + self.pace.running()
+        noted = {
+            "window": window,
+            "epoch": step / self.epoch_steps,
+            "epoch_seconds": seconds,
+            "best": best and dict(best),
+        }
         self.checkpoints.save(state, noted, best_step=best["step"] if best else None)
 
     def record_evaluation(self, step: int) -> None:
@@ -250,7 +276,7 @@ class _Run:
             self.writer.write(step, step / self.epoch_steps, split, means)
             self.progress.say(f"{self._where(step)}  {describe(self.program.task, split, means)}")
         self.record_evaluation(step)
-        self.window_started = (step, time.monotonic())
+        self.pace.begin(step)
         return True
 
     def _where(self, step: int) -> str:

@@ -1,4 +1,4 @@
-"""What a run writes about itself: `metrics.jsonl`, TensorBoard events and `curves.png`.
+"""What a run writes about itself: `metrics.jsonl`, `curves.png`, and what `eca_jax.training.writers` take of it.
 
 `metrics.jsonl` is the record of the run: one JSON object a line with `step`, `epoch`, `split`, `loss`, `count` and the
 task's other metrics. A resumed run cuts it back to the step it resumes from, so the file of an interrupted run ends
@@ -8,30 +8,39 @@ up equal to that of an uninterrupted one.
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from eca_jax.files import write_whole, writing
+from eca_jax.training.writers import Writer
 
 METRICS_FILE = "metrics.jsonl"
 
+# What a step says of itself and not of its examples: averaged over the steps of a window.
+PER_STEP = ("gradient_norm",)
+
+# Fields of a line that tell the time, and so differ between a run and the same run resumed.
+TIMINGS = ("images_per_second", "input_wait", "epoch_seconds")
+
 
 class Window:
-    """Sums of a task's metrics over some steps, in float64 on the host; their means over "count" are the metrics."""
+    """Sums of metrics over some steps, in float64 on the host."""
 
     def __init__(self, values: Mapping[str, float] | None = None):
         self.values = dict(values or {})
 
     def add(self, sums: Mapping[str, float]) -> None:
-        for key, value in sums.items():
+        """Takes one step's: sums over its examples, and what is in `PER_STEP`."""
+        for key, value in {**sums, "steps": 1.0}.items():
             self.values[key] = self.values.get(key, 0.0) + float(value)
 
     def means(self) -> dict[str, float | int]:
-        """Every metric as a mean over "count" examples (0 examples: means of 0)."""
-        count = self.values["count"]
-        means = {key: value / max(count, 1.0) for key, value in self.values.items() if key != "count"}
+        """Every metric as a mean over "count" examples (0 examples: means of 0), or over the steps."""
+        sums = dict(self.values)
+        steps, count = sums.pop("steps"), sums.pop("count")
+        means = {key: value / (steps if key in PER_STEP else max(count, 1.0)) for key, value in sums.items()}
         return means | {"count": int(count)}
 
 
@@ -54,35 +63,42 @@ def best_evaluation(lines: Iterable[Mapping[str, Any]], metric: str) -> Mapping[
 
 
 class MetricsWriter:
-    """Appends to metrics.jsonl and to TensorBoard. Only process 0 writes; on the others `write` does nothing."""
+    """Appends to metrics.jsonl and hands every line on. Only process 0 writes; on the others it keeps the lines."""
 
-    def __init__(self, workdir: str | os.PathLike, *, resume_step: int = 0, primary: bool = True):
-        """Cuts metrics.jsonl back to `resume_step`: what comes after it will be computed again."""
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        resume_step: int = 0,
+        primary: bool = True,
+        writers: Callable[[], Sequence[Writer]] = list,
+    ):
+        """Cuts metrics.jsonl back to `resume_step`: what comes after it will be computed again.
+
+        Args:
+          writers: makes those that each line is handed on to; called in the primary process.
+        """
         self.lines = [line for line in read_metrics(workdir) if line["step"] <= resume_step]
         self._path = epath.Path(workdir) / METRICS_FILE
-        self._tensorboard = None
-        if not primary:
-            return
-        from eca_jax.data.runtime import tensorflow
-
-        tensorflow()  # before clu imports it, so that it leaves the accelerators to JAX
-        from clu.metric_writers import SummaryWriter
-
-        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
-        self._tensorboard = SummaryWriter(str(epath.Path(workdir) / "tensorboard"))
+        self._primary = primary
+        self._writers: Sequence[Writer] = []
+        if primary:
+            write_whole(self._path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
+            self._writers = writers()
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         line = {"step": step, "epoch": epoch, "split": split, **values}
         self.lines.append(line)
-        if self._tensorboard is None:
+        if not self._primary:
             return
         with writing(self._path), self._path.open("a") as file:  # a bucket takes all of it again, which is small
             file.write(json.dumps(line) + "\n")
-        self._tensorboard.write_scalars(step, {f"{split}/{key}": value for key, value in values.items()})
+        for writer in self._writers:
+            writer.write(step, epoch, split, values)
 
     def close(self) -> None:
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        for writer in self._writers:
+            writer.close()
 
 
 def plot_curves(workdir: str | os.PathLike, metric: str) -> epath.Path:

@@ -15,6 +15,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """`step(state, batch) -> (state, sums)`: one update on the task's loss.
 
+    The sums are the task's, and "gradient_norm", the Euclidean norm of all gradients.
+
     Its key is fold_in(seed, step), so that a resumed run draws what the uninterrupted one would have.
     The moving average, where the state has one, follows the new variables by
     ema <- d * ema + (1 - d) * new with d = min(ema_decay, (1 + step) / (10 + step)).
@@ -27,6 +29,7 @@ def make_train_step(
             return task.loss({"params": params, **state.collections}, batch, key)
 
         (_, (changed, sums)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        sums = {**sums, "gradient_norm": optax.tree.norm(gradients)}
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         collections = {**state.collections, **changed}

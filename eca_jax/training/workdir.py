@@ -23,8 +23,10 @@ FREE = {
     "init_from",
     "keep_checkpoints",
     "log_every_steps",
+    "mlflow_experiment",
     "num_epochs",
     "profile_steps",
+    "wandb_project",
 }
 
 

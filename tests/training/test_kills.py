@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from eca_jax.training.metrics import read_metrics
+from eca_jax.training.metrics import TIMINGS, read_metrics
 from eca_jax.weights.store import checkpoint_steps, read, read_optimizer
 
 pytestmark = pytest.mark.slow
@@ -43,7 +43,7 @@ def optimizer(workdir):
 
 
 def recorded(workdir):
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in read_metrics(workdir)]
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in read_metrics(workdir)]
 
 
 def as_bytes(tree):

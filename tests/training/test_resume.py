@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eca_jax.training.loop import train
-from eca_jax.training.metrics import read_metrics
+from eca_jax.training.metrics import TIMINGS, read_metrics
 from eca_jax.training.runtime.supervise import RESUME
 from eca_jax.weights import store
 from eca_jax.weights.store import checkpoint_steps, read
@@ -34,7 +34,7 @@ def best_step(workdir):
 
 def recorded(workdir):
     """metrics.jsonl without the one thing that is a measurement of the machine."""
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in read_metrics(workdir)]
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in read_metrics(workdir)]
 
 
 def assert_same_run(workdir, whole):
@@ -88,7 +88,10 @@ def test_the_record_of_a_run(whole):
     assert [(line["step"], line["split"]) for line in lines[:4]] == [
         (4, "train"), (6, "train"), (6, "validation"), (6, "validation_ema"),
     ]  # fmt: skip
-    assert {"step", "epoch", "split", "loss", "top1", "top5", "count", "images_per_second"} <= set(lines[0])
+    fields = {"step", "epoch", "split", "loss", "top1", "top5", "count", "skipped", "learning_rate", "gradient_norm"}
+    assert set(lines[0]) == fields | {"images_per_second", "input_wait"}
+    assert set(lines[1]) == set(lines[0]) | {"epoch_seconds"}  # the last of an epoch
+    assert all(0 <= line["input_wait"] <= 1 and line["gradient_norm"] > 0 for line in lines if line["split"] == "train")
     assert [line["count"] for line in lines[:4]] == [32, 16, 15, 15]
     assert lines[-1]["epoch"] == 4
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")

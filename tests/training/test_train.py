@@ -126,7 +126,9 @@ def test_a_truncated_image_is_skipped_counted_and_named(config, tree, tmp_path, 
     broken.write_bytes(broken.read_bytes()[:100])
     config.update({"data_dir": str(tmp_path / "tree"), "num_epochs": 2})
     train(config, tmp_path / "run")
-    counts = [line["count"] for line in read_metrics(tmp_path / "run") if line["split"] == "train"]
+    lines = [line for line in read_metrics(tmp_path / "run") if line["split"] == "train"]
+    counts = [line["count"] for line in lines]
+    assert sum(line["skipped"] for line in lines) == 2  # once an epoch
     assert sorted(counts[:2]) in ([15, 32], [16, 31])  # 32 + 16 images an epoch, one of them broken
     assert sum(counts) == 2 * 47
     assert "1 undecodable images skipped" in capsys.readouterr().out
