@@ -43,6 +43,8 @@ $(VENV)/.installed: $(VENV)/bin/python requirements.txt pyproject.toml
 	$(BIN)/pip install -q --no-deps -e .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt requirements-clients.txt
 	$(BIN)/pip install -q -r requirements-test.txt
+	$(BIN)/python -m venv $(VENV)/clients
+	$(VENV)/clients/bin/pip install -q -r requirements-clients.txt
 	@touch $@

@@ -21,8 +21,8 @@ def add_parsers(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "serve",
         help="models behind HTTP, and a page to try them",
-        description="Serves models over HTTP: /v1/predict, KServe's v2 protocol, a page to try a model at /, "
-        "/openapi.json, /metrics, /healthz and /readyz. SIGTERM ends it once what was accepted is answered.",
+        description="Serves models over HTTP: /v1/predict, /v1/detect, KServe's v2 protocol, a page to try a model at "
+        "/, /openapi.json, /metrics, /healthz and /readyz. SIGTERM ends it once what was accepted is answered.",
     )
     parser.add_argument(
         "--weights",
@@ -39,6 +39,9 @@ def add_parsers(subparsers: Any) -> None:
     add_dtype(parser)
     add_classes(parser)
     parser.add_argument("--features", action="store_true", help="serve the features, too: as many programs again")
+    parser.add_argument(
+        "--no_grad_cam", action="store_true", help="do not compile what says where a class is seen in an image"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; 0.0.0.0 for all (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="the port; 0 for any that is free (8000)")
     parser.add_argument(
@@ -79,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         logging.getLogger(name).setLevel(logging.INFO if name == "eca_jax.serving" else logging.WARNING)
     use_compilation_cache()
     outputs = ("logits", "features") if args.features else ("logits",)
-    models = Models(_sources(args), batch_sizes=args.batch_sizes, outputs=outputs)
+    models = Models(_sources(args), batch_sizes=args.batch_sizes, outputs=outputs, grad_cam=not args.no_grad_cam)
     limits = Limits(**{field.name: getattr(args, f"max_{field.name}") for field in dataclasses.fields(Limits)})
     serve(Service(models, limits, max_delay=args.max_delay, reload_seconds=args.reload or None), args.host, args.port)
     return 0

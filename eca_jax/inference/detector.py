@@ -1,5 +1,6 @@
 """`eca_jax.Detector`: boxes, classes and masks of photographs, from any weights of a detector."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from eca_jax import kernels
+from eca_jax.data.decode import to_rgb
 from eca_jax.data.objects import Layout, resize_bilinear
 from eca_jax.models.detection.canvas import MULTIPLE
 from eca_jax.models.detection.detector import Detector as Network
@@ -18,6 +20,15 @@ from eca_jax.models.inputs import Preprocessing
 from eca_jax.weights.load import Weights, read_weights
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """An image on its canvas [H, W, 3], its size (h, w) there, and its own size."""
+
+    canvas: np.ndarray
+    size: tuple[int, int]
+    original: tuple[int, int]
 
 
 class Detector:
@@ -86,27 +97,45 @@ class Detector:
             yield self._one(pixels, threshold)
 
     def _one(self, pixels: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
-        original = pixels.shape[:2]
+        placed = self.place(pixels)
+        result = self.select(self.run(placed), placed, threshold)
+        if "masks" in result:
+            ring, shape = self.model.preset.mask_ring, placed.original
+            masks = [paste(m, b, shape, ring) for m, b in zip(result["masks"], result["boxes"], strict=True)]
+            result["masks"] = np.stack(masks) if masks else np.zeros((0, *shape), np.float32)
+        return result
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image is resized to."""
+        layout = self._layout if width >= height else self._layout.turned
+        rows, columns = layout.size((height, width))
+        return rows, columns
+
+    def place(self, pixels: np.ndarray) -> Placed:
+        """The first of three steps, on the host: uint8 [h, w, 3] on its canvas."""
         canvas, size = self._placed(pixels)
-        found = self._detect(self.variables, canvas[None], np.array([size], np.int32))
-        found = {key: np.asarray(value[0]) for key, value in found.items()}
+        return Placed(canvas, size, (pixels.shape[0], pixels.shape[1]))
+
+    def run(self, placed: Placed) -> dict[str, np.ndarray]:
+        """The second step, on the device: what the network finds, in pixels of the canvas."""
+        found = self._detect(self.variables, placed.canvas[None], np.array([placed.size], np.int32))
+        return {key: np.asarray(value[0]) for key, value in found.items()}
+
+    def select(self, found: dict[str, np.ndarray], placed: Placed, threshold: float) -> dict[str, np.ndarray]:
+        """The third step: as `Detector` returns them, but that `masks` are those in the boxes, float32 [K, M, M]."""
         kept = found["valid"] & (found["scores"] >= threshold)
         result = {
-            "boxes": found["boxes"][kept] / np.tile(self._layout.scale(original)[::-1], 2),
+            "boxes": found["boxes"][kept] / np.tile(self._layout.scale(placed.original)[::-1], 2),
             "scores": found["scores"][kept],
             "labels": found["labels"][kept].astype(np.int64),
         }
-        if "masks" in found:
-            ring = self.model.preset.mask_ring
-            masks = [paste(m, b, original, ring) for m, b in zip(found["masks"][kept], result["boxes"], strict=True)]
-            result["masks"] = np.stack(masks) if masks else np.zeros((0, *original), np.float32)
-        return result
+        return result | ({"masks": found["masks"][kept]} if "masks" in found else {})
 
     def _placed(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
         """The image on its canvas: normalised, resized and padded by zeros as torchvision's; or resized first."""
         how = self.preprocessing
         layout = self._layout if pixels.shape[1] >= pixels.shape[0] else self._layout.turned
-        height, width = layout.size(pixels.shape[:2])
+        height, width = self.resized(pixels.shape[0], pixels.shape[1])
         if layout.rounded:
             pixels = np.rint(resize_bilinear(pixels, (height, width)))
         mean, std = np.asarray(how.mean, np.float32), np.asarray(how.std, np.float32)
@@ -117,16 +146,16 @@ class Detector:
 
 
 def as_pixels(image: Picture) -> np.ndarray:
-    """uint8 [h, w, 3]. Raises FileNotFoundError or ValueError for what is no image; one line."""
+    """uint8 [h, w, 3], turned as its EXIF orientation says; FileNotFoundError or ValueError in one line."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"an array of an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")
         return image
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(to_rgb(image, upright=True))
     try:
         with Image.open(image) as opened:
-            return np.asarray(opened.convert("RGB"))
+            return np.asarray(to_rgb(opened, upright=True))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no image {image}") from None
     except (OSError, ValueError) as error:

@@ -18,7 +18,7 @@ from eca_jax.serving.limits import Refused, busy
 from eca_jax.serving.openapi import document
 from eca_jax.serving.service import Service
 
-# Each has `routes(service)` and, for the OpenAPI document, `PATHS`.
+# Each has `routes(service)` and, for the OpenAPI document, `paths(limits)`.
 PROTOCOLS = (v1, v2)
 
 _HEALTH = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
@@ -47,7 +47,7 @@ _PAGE_HEADERS = {
 def create_app(service: Service) -> ASGIApp:
     """The application of a service; loading the models begins with its lifespan."""
     page_text = resources.files(__package__).joinpath("page.html").read_text("utf-8")
-    openapi_document = document([PATHS, *(protocol.PATHS for protocol in PROTOCOLS)])
+    openapi_document = document([PATHS, *(protocol.paths(service.limits) for protocol in PROTOCOLS)])
 
     async def page(request: Request) -> Response:
         return HTMLResponse(page_text, headers=_PAGE_HEADERS)

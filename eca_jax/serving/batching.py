@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-import numpy as np
-
 # Batches that the device is given at a time: one is computed while the next is copied.
 IN_FLIGHT = 2
 
@@ -29,7 +27,7 @@ class Program(Protocol):
         """By batch size, how long a batch takes, padding or not."""
         ...
 
-    def __call__(self, rows: Sequence[np.ndarray]) -> Any:
+    def __call__(self, rows: Sequence[Any]) -> Any:
         """A sequence of one result for each of at most `max(seconds)` rows, computed; called in a thread."""
         ...
 
@@ -51,7 +49,7 @@ def batch_size(waiting: int, seconds: Mapping[int, float]) -> int:
 @dataclasses.dataclass(eq=False)
 class _Row:
     program: Program
-    value: np.ndarray
+    value: Any
     result: asyncio.Future[Any]
     arrived: float
 
@@ -107,7 +105,7 @@ class Batcher:
         finally:
             self.places_taken -= images
 
-    async def run(self, program: Program, values: Sequence[np.ndarray]) -> list[Any]:
+    async def run(self, program: Program, values: Sequence[Any]) -> list[Any]:
         """The program's result for each row. Rows of a caller that is cancelled leave the queue."""
         loop, now = asyncio.get_running_loop(), time.monotonic()
         rows = [_Row(program, value, loop.create_future(), now) for value in values]

@@ -23,6 +23,11 @@ class Limits:
     requests: int = 512
     seconds: float = 30.0
 
+    @property
+    def images_at_once(self) -> int:
+        """Images of a request that may wait at all."""
+        return min(self.images, self.waiting_images)
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) <= 0:

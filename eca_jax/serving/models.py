@@ -1,23 +1,25 @@
 """The models that a server answers with: programs compiled for a few batch sizes, and what prepares images."""
 
 import dataclasses
-import io
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from eca_jax.data.preprocess import eval_image
-from eca_jax.data.resize import resized_shape
+from eca_jax.data.resize import center_offset, resized_shape
 from eca_jax.inference.exported import load_exported
+from eca_jax.serving.images import open_image, upright_size
 from eca_jax.serving.limits import Refused, busy
 
-# Those that browsers show. PIL reads many more, and starts other programs for some, such as EPS.
-IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "AVIF")
+if TYPE_CHECKING:  # with Flax, which an exported model does without
+    from eca_jax.serving.detection import Detection
+    from eca_jax.serving.explanation import Explanation
+    from eca_jax.weights.load import Weights
+
 OUTPUTS = ("logits", "features")
 TIMED = 2  # the shorter of so many runs is how long a batch takes
 
@@ -85,7 +87,9 @@ class Served:
       version: of its weights: a workdir's step, else "1".
       class_names: one a class, or None.
       image_size, resize_size, interpolation: how images are prepared; see `eca_jax.data.eval_image`.
-      programs: by what they return, of OUTPUTS.
+      programs: by what they return, of OUTPUTS; a detector has none.
+      detection: a detector's program.
+      explanation: Grad-CAM's program, or None.
     """
 
     name: str
@@ -96,32 +100,28 @@ class Served:
     resize_size: int
     interpolation: str
     programs: Mapping[str, Compiled]
+    detection: "Detection | None" = None
+    explanation: "Explanation | None" = None
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        return resized_shape(height, width, self.resize_size)
 
     def prepare(self, encoded: bytes, max_pixels: int) -> np.ndarray:
-        """uint8 [S, S, 3] of an image file, as `Predictor` prepares it.
-
-        Raises Refused: not an image of IMAGE_FORMATS, damaged, or too large.
-        """
-        try:
-            opened = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
-        except UnidentifiedImageError:
-            raise Refused(400, f"not an image of a kind that is read ({', '.join(IMAGE_FORMATS)})") from None
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's readers raise anything for damaged files
-            raise Refused(400, f"cannot decode the image: {error}") from None
-        with opened:
-            # A sliver of an image is small as a file and huge once its short side is resized.
-            for (height, width), what in (
-                ((opened.height, opened.width), "is"),
-                (resized_shape(opened.height, opened.width, self.resize_size), "would be resized to"),
-            ):
-                if height * width > max_pixels:
-                    raise Refused(413, f"the image {what} {width}x{height} pixels, of at most {max_pixels} in all")
+        """uint8 [S, S, 3] of an image file, as `Predictor` prepares it. Raises Refused: see `open_image`."""
+        with open_image(encoded, max_pixels, self._resized) as opened:
             try:
                 return eval_image(opened, self.image_size, self.resize_size, self.interpolation, upright=True)
             except ValueError as error:
                 raise Refused(400, str(error)) from None
+
+    def seen(self, encoded: bytes, max_pixels: int) -> list[float]:
+        """x1 y1 x2 y2 of the square that `prepare` crops, in the upright image's own pixels."""
+        with open_image(encoded, max_pixels, self._resized) as opened:
+            height, width = upright_size(opened)
+        rows, columns = resized_shape(height, width, self.resize_size)
+        left, top = center_offset(columns, self.image_size), center_offset(rows, self.image_size)
+        corners = (left, top, left + self.image_size, top + self.image_size)
+        return [corner * scale for corner, scale in zip(corners, 2 * (width / columns, height / rows), strict=True)]
 
 
 class Models:
@@ -131,8 +131,22 @@ class Models:
       ready: all are loaded and compiled.
     """
 
-    def __init__(self, sources: Sequence[Source], *, batch_sizes: Sequence[int], outputs: Sequence[str] = ("logits",)):
-        """Raises ValueError where there is no source, for a batch size below 1, and for unknown outputs."""
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        batch_sizes: Sequence[int],
+        outputs: Sequence[str] = ("logits",),
+        grad_cam: bool = False,
+    ):
+        """
+        Args:
+          batch_sizes, outputs: of classifiers; a detector takes one image at a time.
+          grad_cam: classifiers whose weights are read say where a class is seen, too; exported ones cannot.
+
+        Raises:
+          ValueError: there is no source, a batch size is below 1, or an output unknown.
+        """
         if not sources:
             raise ValueError("there is no model to serve")
         if not batch_sizes or min(batch_sizes) < 1:
@@ -141,6 +155,7 @@ class Models:
             raise ValueError(f"outputs are some of {', '.join(OUTPUTS)}, not {', '.join(sorted(unknown))}")
         self.ready = False
         self._sources, self._batch_sizes, self._outputs = tuple(sources), tuple(batch_sizes), tuple(outputs)
+        self._grad_cam = grad_cam
         self._served: dict[str, Served] = {}
 
     def load(self) -> None:
@@ -188,8 +203,9 @@ class Models:
                 log.info("%s: step %s instead of %s", name, self._served[name].version, before.version)
 
     def _load(self, source: Source) -> Served:
-        load = _load_exported if _is_exported(source.path) else _load_weights
-        return load(source, self._batch_sizes, self._outputs)
+        if _is_exported(source.path):
+            return _load_exported(source, self._batch_sizes, self._outputs)
+        return _load_weights(source, self._batch_sizes, self._outputs, self._grad_cam)
 
 
 def _is_exported(path: str | os.PathLike) -> bool:
@@ -218,20 +234,54 @@ def _load_exported(source: Source, batch_sizes: Sequence[int], outputs: Sequence
     )
 
 
-def _load_weights(source: Source, batch_sizes: Sequence[int], outputs: Sequence[str]) -> Served:
-    import jax  # with Flax, which an exported model does without
-
-    from eca_jax.inference.predictor import Predictor
+def _load_weights(source: Source, batch_sizes: Sequence[int], outputs: Sequence[str], grad_cam: bool) -> Served:
     from eca_jax.models.detection.detector import Detector
     from eca_jax.weights.load import read_weights
 
     weights = read_weights(source.path, **source.options)
-    if isinstance(weights.model, Detector):
-        raise ValueError(f"{source.path} holds {weights.card.model}, a detector: what is served are classifiers")
     for remark in weights.remarks:
         log.warning("%s: %s", source.path, remark)
     if source.class_names is not None:
         weights = weights.with_class_names(source.class_names)
+    how = weights.card.preprocessing
+    served = Served(
+        name=source.name or weights.card.model,
+        model=weights.card.model,
+        version=str(1 if weights.step is None else weights.step),
+        class_names=weights.class_names,
+        image_size=how.image_size,
+        resize_size=how.resize_size,
+        interpolation=how.interpolation,
+        programs={},
+    )
+    if isinstance(weights.model, Detector):
+        return dataclasses.replace(served, detection=_detection(weights))
+    programs = _programs(weights, batch_sizes, outputs)
+    return dataclasses.replace(served, programs=programs, explanation=_explanation(weights) if grad_cam else None)
+
+
+def _detection(weights: "Weights") -> "Detection":
+    from eca_jax.inference.detector import Detector
+    from eca_jax.serving.detection import Detection
+
+    return Detection(Detector.of(weights))
+
+
+def _explanation(weights: "Weights") -> "Explanation | None":
+    from eca_jax.serving.explanation import Explanation
+
+    try:
+        return Explanation(weights)
+    except ValueError as error:
+        log.warning("%s is served without grad_cam: %s", weights.card.model, error)
+        return None
+
+
+def _programs(weights: "Weights", batch_sizes: Sequence[int], outputs: Sequence[str]) -> dict[str, Compiled]:
+    import jax
+
+    from eca_jax.inference.predictor import Predictor
+
     predictor = Predictor(weights, batch_sizes=batch_sizes, outputs=outputs)
 
     def running(output: str) -> Callable[[np.ndarray], Any]:
@@ -241,17 +291,8 @@ def _load_weights(source: Source, batch_sizes: Sequence[int], outputs: Sequence[
 
         return run
 
-    how = weights.card.preprocessing
-    return Served(
-        name=source.name or weights.card.model,
-        model=weights.card.model,
-        version=str(1 if weights.step is None else weights.step),
-        class_names=predictor.class_names,
-        image_size=how.image_size,
-        resize_size=how.resize_size,
-        interpolation=how.interpolation,
-        programs={output: Compiled(running(output), predictor.batch_sizes, how.image_size) for output in outputs},
-    )
+    size = weights.card.preprocessing.image_size
+    return {output: Compiled(running(output), predictor.batch_sizes, size) for output in outputs}
 
 
 def _best_step(path: str | os.PathLike) -> int | None:

@@ -24,7 +24,7 @@ def document(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The document of a server.
 
     Args:
-      protocols: paths by name, as in `PATHS` of `eca_jax.serving.v1`.
+      protocols: paths by name, as from `paths` of `eca_jax.serving.v1`.
     """
     paths = {path: _complete(operations) for protocol in protocols for path, operations in protocol.items()}
     return {

@@ -3,9 +3,10 @@
 import asyncio
 import base64
 import binascii
-import dataclasses
+import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
@@ -15,25 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from eca_jax.serving.limits import Limits, Refused
 
-OPTIONS = ("model", "top", "features")
+MOST = 999_999_999  # of a number of classes
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """A request's images, and what to tell of them.
-
-    Attributes:
-      images: as files, 1 or more.
-      model: None for the default one.
-      top: how many classes, 1 or more.
-      features: the features besides.
-    """
-
-    images: list[bytes]
-    model: str | None = None
-    top: int = 5
-    features: bool = False
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
@@ -63,17 +47,23 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return b"".join(chunks)
 
 
-async def parse(request: Request, limits: Limits) -> Asked:
-    """What a request to `/v1/...` asks for. Raises Refused for one that is malformed or over a limit."""
+async def parse(request: Request, limits: Limits, allowed: Sequence[str]) -> tuple[list[bytes], dict[str, Any]]:
+    """A request's images, as files, 1 or more, and what it says of the allowed options, some of OPTIONS.
+
+    An option in the body goes before the same one in the query.
+
+    Raises Refused for one that is malformed or over a limit.
+    """
     kind, parameters = parse_options_header(request.headers.get("content-type", ""))
     options: dict[str, Any] = {}
+    query: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
-        _add(options, name, value)
+        _add(query, allowed, name, value)
     if kind == b"application/json":
         fields = read_json(await read_body(request, limits))
-        images = _from_json(fields, options)
+        images = _from_json(fields, options, allowed)
     elif kind == b"multipart/form-data":
-        images = await _from_form(request, parameters, options, limits)
+        images = await _from_form(request, parameters, options, allowed, limits)
     elif kind.startswith(b"image/") or kind == b"application/octet-stream":
         images = [await read_body(request, limits)]
     else:
@@ -83,15 +73,15 @@ async def parse(request: Request, limits: Limits) -> Asked:
             f"not {kind.decode('latin-1')[:80]!r}",
         )
     check_images(images, limits)
-    return Asked(images, **options)
+    return images, query | options
 
 
 def check_images(images: list[bytes], limits: Limits) -> None:
     """Raises Refused for no image, too many, or an empty one."""
     if not images:
         raise Refused(400, "there is no image in the request")
-    if len(images) > limits.images:
-        raise Refused(413, f"the request has {len(images)} images, of at most {limits.images}")
+    if len(images) > limits.images_at_once:
+        raise Refused(400, f"the request has {len(images)} images, of at most {limits.images_at_once}")
     if not all(images):
         raise Refused(400, "an image is empty")
 
@@ -121,10 +111,10 @@ def from_base64(text: Any) -> bytes:
         raise Refused(400, "an image is not base64") from None
 
 
-def _from_json(fields: Mapping[str, Any], options: dict[str, Any]) -> list[bytes]:
+def _from_json(fields: Mapping[str, Any], options: dict[str, Any], allowed: Sequence[str]) -> list[bytes]:
     for name, value in fields.items():
         if name != "images":
-            _add(options, name, value)
+            _add(options, allowed, name, value)
     images = fields.get("images")
     if not isinstance(images, list):
         raise Refused(400, "images must be a list of files in base64")
@@ -132,7 +122,11 @@ def _from_json(fields: Mapping[str, Any], options: dict[str, Any]) -> list[bytes
 
 
 async def _from_form(
-    request: Request, parameters: Mapping[bytes, bytes], options: dict[str, Any], limits: Limits
+    request: Request,
+    parameters: Mapping[bytes, bytes],
+    options: dict[str, Any],
+    allowed: Sequence[str],
+    limits: Limits,
 ) -> list[bytes]:
     boundary = parameters.get(b"boundary", b"")
     if not 0 < len(boundary) <= 70:
@@ -145,7 +139,7 @@ async def _from_form(
         yield body
 
     # One file over the limit is let in, so that the refusal is the same as for the other forms.
-    parser = MultiPartParser(request.headers, stream(), max_files=limits.images + 1, max_fields=len(OPTIONS))
+    parser = MultiPartParser(request.headers, stream(), max_files=limits.images + 1, max_fields=len(allowed))
     parser.spool_max_size = limits.body_bytes + 1  # in memory, as the body is
     try:
         form = await parser.parse()
@@ -157,27 +151,62 @@ async def _from_form(
             if isinstance(value, UploadFile):
                 images.append(await value.read())
             else:
-                _add(options, name, value)
+                _add(options, allowed, name, value)
     finally:
         await form.close()
     return images
 
 
-def _add(options: dict[str, Any], name: str, value: Any) -> None:
+def _add(options: dict[str, Any], allowed: Sequence[str], name: str, value: Any) -> None:
     """Takes one option into `options`: text, or what JSON has. Raises Refused."""
-    if name not in OPTIONS:
-        raise Refused(400, f"there is no option {name[:80]!r}; there is {', '.join(OPTIONS)}")
+    if name not in allowed:
+        raise Refused(400, f"there is no option {name[:80]!r}; there is {', '.join(allowed)}")
     if name in options:
         raise Refused(400, f"{name} is given twice")
-    if name == "top":
-        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise Refused(400, "top must be a whole number of 1 or more")
-    elif name == "features":
-        value = _BOOLEANS.get(value, value) if isinstance(value, str) else value
-        if not isinstance(value, bool):
-            raise Refused(400, "features must be true or false")
-    elif not isinstance(value, str):
-        raise Refused(400, "model must be a string")
-    options[name] = value
+    options[name] = OPTIONS[name](name, value)
+
+
+def is_whole(value: Any) -> bool:
+    """What JSON Schema calls an integer: 5.0 is one."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise Refused(400, f"{name} must be a string")
+    return value
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        value = int(value)
+    if not (is_whole(value) and 1 <= value <= MOST):
+        raise Refused(400, f"{name} must be a whole number from 1 to {MOST}")
+    return int(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    value = _BOOLEANS.get(value, value) if isinstance(value, str) else value
+    if not isinstance(value, bool):
+        raise Refused(400, f"{name} must be true or false")
+    return value
+
+
+def _share(name: str, value: Any) -> float:
+    if isinstance(value, str) and re.fullmatch(r"[0-9.e-]{1,24}", value):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise Refused(400, f"{name} must be a number from 0 to 1")
+    return float(value)
+
+
+# Readers of the options' values.
+OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "model": _text,
+    "top": _count,
+    "features": _flag,
+    "grad_cam": _flag,
+    "threshold": _share,
+    "masks": _flag,
+}

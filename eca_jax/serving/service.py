@@ -4,20 +4,23 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 from starlette.requests import Request
 
-from eca_jax.serving.batching import Batcher, QueueFull
+from eca_jax.inference.ranking import softmax
+from eca_jax.serving.batching import IN_FLIGHT, Batcher, QueueFull
 from eca_jax.serving.limits import Limits, Refused, busy
 from eca_jax.serving.metrics import Metrics
 from eca_jax.serving.models import Models, Served
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
+# Images that a detector has in memory at a time, at the device and ready for it: each has a canvas of megabytes.
+PLACED = 2 * IN_FLIGHT
 
 
 class Service:
@@ -43,6 +46,7 @@ class Service:
         self.failure: Exception | None = None
         self._max_delay, self._reload_seconds = max_delay, reload_seconds
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._placed = asyncio.Semaphore(PLACED)
         self.batcher = Batcher(
             max_delay=max_delay, places=limits.waiting_images, on_batch=self.metrics.batch_images.observe
         )
@@ -78,6 +82,27 @@ class Service:
             rows = await self._decode(served, images)
             return await self._run(served, rows, outputs)
 
+    async def explain(
+        self, served: Served, images: Sequence[bytes], outputs: Sequence[str]
+    ) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
+        """`compute`, and for each image where its likeliest class is seen, as JSON has it.
+
+        Raises Refused: as `compute` does, and where the model is served without Grad-CAM.
+        """
+        self._check(served, outputs)
+        if (explanation := served.explanation) is None:
+            raise Refused(404, f"{served.name} is served without grad_cam; an exported model never has it")
+        with self._accepted(len(images)):
+            rows = await self._decode(served, images)
+            boxes = [await self._in_thread(served.seen, image, self.limits.pixels) for image in images]
+            found = await self._run(served, rows, outputs)
+            classes = [int(softmax(logits).argmax()) for logits in found["logits"]]
+            maps = await self.batcher.run(explanation, list(zip(rows, classes, strict=True)))
+        return found, [
+            {"class": index, "box": box, "map": seen.tolist()}
+            for index, box, seen in zip(classes, boxes, maps, strict=True)
+        ]
+
     async def compute_pixels(
         self, served: Served, rows: Sequence[np.ndarray], outputs: Sequence[str]
     ) -> dict[str, list[Any]]:
@@ -85,6 +110,25 @@ class Service:
         self._check(served, outputs)
         with self._accepted(len(rows)):
             return await self._run(served, rows, outputs)
+
+    async def detect(
+        self, served: Served, images: Sequence[bytes], threshold: float, masks: bool
+    ) -> list[dict[str, Any]]:
+        """The objects of each image file; see `Detection.objects`.
+
+        Raises Refused: no detector, an image that cannot be read, no place in the queue.
+        """
+        if (detection := served.detection) is None:
+            raise Refused(404, f"{served.name} is no detector: /v1/predict says what is in an image")
+
+        async def one(image: bytes) -> dict[str, Any]:
+            async with self._placed:
+                placed = await self._in_thread(detection.prepare, image, self.limits.pixels)
+                (found,) = await self.batcher.run(detection, [placed])
+                return await self._in_thread(detection.objects, found, placed, threshold, masks)
+
+        with self._accepted(len(images)):
+            return await self._each([one(image) for image in images])
 
     async def answer(self, request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
         """What `work` returns, within the time limit; it is cancelled when the client goes. Call it after the body.
@@ -106,13 +150,13 @@ class Service:
 
     def _check(self, served: Served, outputs: Sequence[str]) -> None:
         for output in outputs:
+            if served.detection:
+                raise Refused(404, f"{served.name} is a detector: /v1/detect says what is where in an image")
             if output not in served.programs:
                 raise Refused(404, f"{served.name} is served without {output}; it returns {', '.join(served.programs)}")
 
     @contextlib.contextmanager
     def _accepted(self, images: int) -> Any:
-        if images > self.batcher.places:
-            raise Refused(413, f"{images} images are more than the queue holds")
         try:
             with self.batcher.accept(images):
                 yield
@@ -120,18 +164,26 @@ class Service:
             raise busy(str(error)) from None
 
     async def _decode(self, served: Served, images: Sequence[bytes]) -> list[np.ndarray]:
-        loop = asyncio.get_running_loop()
-        pending = [loop.run_in_executor(self._decoders, served.prepare, image, self.limits.pixels) for image in images]
+        return await self._each([self._in_thread(served.prepare, image, self.limits.pixels) for image in images])
+
+    async def _in_thread(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
+
+    async def _each(self, work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+        """What is computed for each image at once; the first refusal ends all, and names its image."""
+        tasks = [asyncio.ensure_future(one) for one in work]
         try:
-            return [await row for row in pending]
+            return [await task for task in tasks]
         except Refused as refused:
-            if len(images) == 1:
+            if len(tasks) == 1:
                 raise
-            position = next(i for i, row in enumerate(pending) if row.done() and row.exception() is refused)
+            position = next(i for i, task in enumerate(tasks) if task.done() and task.exception() is refused)
             raise Refused(refused.status, f"image {position}: {refused.reason}") from None
         finally:
-            for row in pending:
-                row.cancel()
+            for task in tasks:
+                task.cancel()
+            if unfinished := [task for task in tasks if not task.done()]:
+                await asyncio.wait(unfinished)
 
     async def _run(self, served: Served, rows: Sequence[np.ndarray], outputs: Sequence[str]) -> dict[str, list[Any]]:
         found = await asyncio.gather(*(self.batcher.run(served.programs[output], rows) for output in outputs))

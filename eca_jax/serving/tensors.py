@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from eca_jax.serving.limits import Refused
-from eca_jax.serving.requests import from_base64, read_json
+from eca_jax.serving.requests import from_base64, is_whole, read_json
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -60,7 +60,7 @@ def read_inference(body: bytes, header_length: str | None) -> Inference:
     name, datatype, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
     if not (isinstance(name, str) and isinstance(datatype, str)):
         raise Refused(400, "an input has a name and a datatype")
-    if not (isinstance(shape, list) and all(type(size) is int and 0 <= size < 1 << 31 for size in shape)):
+    if not (isinstance(shape, list) and all(is_whole(size) and 0 <= size < 1 << 31 for size in shape)):
         raise Refused(400, f"the shape of {name[:80]} must be a list of whole numbers")
     length = _object(tensor.get("parameters", {}), "parameters").get("binary_data_size")
     if length is None:
@@ -74,7 +74,9 @@ def read_inference(body: bytes, header_length: str | None) -> Inference:
     identifier = content.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise Refused(400, "id must be a string")
-    return Inference(identifier, name, datatype, tuple(shape), data, _wanted(content.get("outputs"), binary), binary)
+    return Inference(
+        identifier, name, datatype, tuple(map(int, shape)), data, _wanted(content.get("outputs"), binary), binary
+    )
 
 
 def files(inference: Inference) -> list[bytes]:
@@ -106,7 +108,8 @@ def pixels(inference: Inference, image_size: int) -> np.ndarray:
             values = np.array(inference.data)
         except (ValueError, RecursionError):  # lists of different lengths, or too deep
             values = np.array(None)
-        if values.dtype.kind not in "iu" or (values.size and not 0 <= values.min() <= values.max() <= 255):
+        whole = values.dtype.kind in "iu" or (values.dtype.kind == "f" and bool((values % 1 == 0).all()))
+        if not whole or (values.size and not 0 <= values.min() <= values.max() <= 255):
             raise Refused(400, f"data of {inference.name} must be whole numbers from 0 to 255")
         array = values.astype(np.uint8).ravel()
     if array.size != math.prod(shape):

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from eca_jax.inference.ranking import softmax
-from eca_jax.serving.limits import Refused
+from eca_jax.serving.limits import Limits, Refused
 from eca_jax.serving.models import Served
 from eca_jax.serving.requests import check_images, read_body
 from eca_jax.serving.service import Service
@@ -45,7 +45,7 @@ def routes(service: Service) -> list[Route]:
         wanted = asked.wanted or [Wanted(name, asked.binary) for name in _outputs(served)]
         for output in wanted:
             if output.name not in _outputs(served):
-                raise Refused(400, f"{served.name} has no output {output.name[:80]!r}")
+                raise Refused(404, f"{served.name} has no output {output.name[:80]!r}")
         found = await _infer(service, request, served, asked, wanted)
         head = {"model_name": served.name, "model_version": served.version}
         if asked.id is not None:
@@ -69,6 +69,8 @@ def routes(service: Service) -> list[Route]:
 
 def _served(service: Service, request: Request) -> Served:
     served = service.models.get(request.path_params["name"])
+    if served.detection:
+        raise Refused(404, f"{served.name} is a detector, which /v1/detect answers for")
     version = request.path_params.get("version", served.version)
     if version != served.version:
         raise Refused(404, f"{served.name} has no version {version[:80]!r}; it has {served.version}")
@@ -125,29 +127,53 @@ def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
-def _list(items: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items}
+def _list(items: Mapping[str, Any], **bounds: int) -> dict[str, Any]:
+    return {"type": "array", "items": items, **bounds}
 
 
 _STRING, _FLAG, _ANY = {"type": "string"}, {"type": "boolean"}, {"type": "object"}
 _TENSOR = _object(name=_STRING, datatype=_STRING, shape=_list({"type": "integer"}))
-_INFERENCE = _object(inputs={"type": "array", "minItems": 1, "maxItems": 1, "items": _TENSOR})
-_INFERENCE["properties"] |= {"id": _STRING, "parameters": _ANY, "outputs": _list(_object(name=_STRING))}
 _ANSWER = _object(model_name=_STRING, model_version=_STRING, outputs=_list(_TENSOR))
+
+
+def _inference(limits: Limits) -> dict[str, Any]:
+    """A request's JSON. That a shape has as many elements as the data is beyond a schema."""
+    count = limits.images_at_once
+    size = {"type": "integer", "minimum": 1, "maximum": count}
+    image = {"type": "string", "format": "byte", "contentEncoding": "base64", "minLength": 1}
+    value = {"type": "integer", "minimum": 0, "maximum": 255}
+    images = _object(
+        name={"const": "images"},
+        datatype={"const": "BYTES"},
+        shape=_list(size, minItems=1, maxItems=2),
+        data=_list(image, minItems=1, maxItems=count),
+    )
+    pixels = _object(
+        name={"const": "pixels"},
+        datatype={"const": "UINT8"},
+        shape=_list({"type": "integer", "minimum": 1}, minItems=4, maxItems=4),
+        data=_list(value, minItems=1),
+    )
+    inference = _object(inputs=_list({"oneOf": [images, pixels]}, minItems=1, maxItems=1))
+    outputs = _list(_object(name={"enum": ["logits", "probabilities", "features"]}), maxItems=3)
+    # Some clients write null for what they leave out.
+    outputs["type"], identifier = ["array", "null"], {"type": ["string", "null"]}
+    inference["properties"] |= {"id": identifier, "outputs": outputs, "parameters": _ANY}
+    return inference
 
 
 def _get(name: str, summary: str, answer: Mapping[str, Any], refusals: list[int]) -> dict[str, Any]:
     return {"get": {"summary": summary, "operationId": name, "responses": {"200": answer}, "refusals": refusals}}
 
 
-def _of_model(suffix: str, parameters: list[str]) -> dict[str, Any]:
+def _of_model(suffix: str, parameters: list[str], limits: Limits) -> dict[str, Any]:
     described = [{"name": name, "in": "path", "required": True, "schema": _STRING} for name in parameters]
     path = "/v2/models/{name}" + ("/versions/{version}" if "version" in parameters else "")
     tensors = _list(_TENSOR)
     infer = {
         "summary": "Outputs of a batch of images.",
         "operationId": f"v2_infer{suffix}",
-        "requestBody": {"required": True, "content": {"application/json": {"schema": _INFERENCE}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _inference(limits)}}},
         "responses": {"200": _ANSWER},
         "refusals": [400, 404, 408, 413, 415, 503],
     }
@@ -162,10 +188,12 @@ def _of_model(suffix: str, parameters: list[str]) -> dict[str, Any]:
     return {name: {"parameters": described, **operations} for name, operations in paths.items()}
 
 
-PATHS: dict[str, Any] = {
-    "/v2": _get("v2_server", "The server and its extensions.", _object(name=_STRING, version=_STRING), []),
-    "/v2/health/live": _get("v2_live", "The process answers.", _object(live=_FLAG), []),
-    "/v2/health/ready": _get("v2_ready", "All models answer.", _object(ready=_FLAG), [503]),
-    **_of_model("", ["name"]),
-    **_of_model("_of_version", ["name", "version"]),
-}
+def paths(limits: Limits) -> dict[str, Any]:
+    """The protocol's part of the OpenAPI document."""
+    return {
+        "/v2": _get("v2_server", "The server and its extensions.", _object(name=_STRING, version=_STRING), []),
+        "/v2/health/live": _get("v2_live", "The process answers.", _object(live=_FLAG), []),
+        "/v2/health/ready": _get("v2_ready", "All models answer.", _object(ready=_FLAG), [503]),
+        **_of_model("", ["name"], limits),
+        **_of_model("_of_version", ["name", "version"], limits),
+    }

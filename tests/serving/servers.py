@@ -23,9 +23,10 @@ def encoded(size=(60, 50), kind="PNG", seed=0):
     return file.getvalue()
 
 
-def serving(*sources, limits=LIMITS, batch_sizes=(1, 4), outputs=("logits", "features"), **options):
+def serving(*sources, limits=LIMITS, batch_sizes=(1, 4), outputs=("logits", "features"), grad_cam=False, **options):
     """(service, application running) of sources; the caller enters it and waits for `ready`."""
-    service = Service(Models(sources, batch_sizes=batch_sizes, outputs=outputs), limits, **options)
+    models = Models(sources, batch_sizes=batch_sizes, outputs=outputs, grad_cam=grad_cam)
+    service = Service(models, limits, **options)
     return service, Running(create_app(service))
 
 

@@ -20,11 +20,9 @@ from servers import LIMITS, encoded, ready, serving
 import eca_jax
 from eca_jax.data.preprocess import eval_image
 from eca_jax.inference.ranking import softmax
-from eca_jax.models import Preprocessing
 from eca_jax.serving.limits import Limits
-from eca_jax.serving.models import Models, Source
+from eca_jax.serving.models import Source
 from eca_jax.weights import load, store
-from eca_jax.weights.card import Card
 
 RAW = [("content-type", "application/octet-stream")]
 JSON = [("content-type", "application/json")]
@@ -163,15 +161,6 @@ def test_a_source_that_cannot_be_read_is_told(tmp_path):
             time.sleep(0.01)
         assert isinstance(service.failure, FileNotFoundError)
         assert running.call("GET", "/readyz").status == 503
-
-
-def test_a_detector_is_not_taken_for_a_classifier(monkeypatch):
-    name = "retinanet_resnet50_fpn"
-    network = eca_jax.create_model(name, num_classes=3)
-    weights = load.Weights(Card(name, {"num_classes": 3}, Preprocessing()), network, {})
-    monkeypatch.setattr(load, "read_weights", lambda path: weights)
-    with pytest.raises(ValueError, match="w holds retinanet_resnet50_fpn, a detector"):
-        Models([Source("w")], batch_sizes=(1,)).load()
 
 
 class Stuck:
@@ -324,3 +313,43 @@ def eventually(ask, is_so):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return found
+
+
+@pytest.mark.slow
+def test_grad_cam_says_where_the_likeliest_class_is_seen(weights):
+    """The map is `grad_cam`'s of the pixels that the network saw."""
+    import jax.numpy as jnp
+
+    from eca_jax.inference.grad_cam import grad_cam
+    from eca_jax.models import Preprocessing
+    from eca_jax.models.inputs import normalize
+
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.open(io.BytesIO(encoded((80, 60)))).save(file, "JPEG", exif=exif)
+    service, running = serving(Source(str(weights)), batch_sizes=(1,), outputs=("logits",), grad_cam=True)
+    with running:
+        ready(service)
+        images = [file.getvalue(), encoded((60, 60))]
+        found = running.call("POST", "/v1/predict", as_form(images, grad_cam="true"), FORM).json()["predictions"]
+        plain = running.call("POST", "/v1/predict", as_form(images), FORM).json()["predictions"]
+    model, variables = eca_jax.load(weights)
+    how = Preprocessing(image_size=32, crop_pct=0.8, interpolation="bicubic", mean=(0.4,) * 3, std=(0.3,) * 3)
+    for image, prediction, other in zip(images, found, plain, strict=True):
+        seen = prediction.pop("grad_cam")
+        assert prediction == other and seen["class"] == prediction["classes"][0]["class"]
+        pixels = eval_image(image, 32, 40, "bicubic", upright=True)[None]
+        images_in = normalize(jnp.asarray(pixels), how.mean, how.std, jnp.float32)
+        expected = grad_cam(model, variables, images_in, jnp.array([seen["class"]]))[0]
+        np.testing.assert_allclose(np.array(seen["map"]), expected, atol=1e-5)
+
+
+def test_the_box_that_is_seen_is_in_pixels_of_the_upright_image(server):
+    served, exif, file = server.service.models.get(), Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("L", (80, 60)).save(file, "JPEG", exif=exif)
+    # 60 x 80 upright, resized to 40 x 53, of which the 32 x 32 from (4, 10) on are taken.
+    expected = [4 * 60 / 40, 10 * 80 / 53, 36 * 60 / 40, 42 * 80 / 53]
+    np.testing.assert_allclose(served.seen(file.getvalue(), 10_000), expected)
+    answer = server.call("POST", "/v1/predict", file.getvalue(), RAW, b"grad_cam=true")
+    assert (answer.status, "without grad_cam" in answer.json()["error"]) == (404, True)

@@ -110,7 +110,7 @@ SIZE = 32 * 32 * 3
         *(body(tensor(datatype="FP32", data=[1.0])), body(tensor("pixels", "BYTES", data=[ONE]))),
         *(
             body(GOOD | {"shape": shape})
-            for shape in (None, 1, [], [2], [-1], [True], [1.0], ["1"], [1, 1, 1], [2**40])
+            for shape in (None, 1, [], [2], [-1], [True], [1.5], ["1"], [1, 1, 1], [2**40])
         ),
         *(body(tensor(data=data)) for data in (None, ONE, {}, [], [None], [1], [""], ["%"], ["QUJD"], [[[ONE]]])),
         body(tensor(shape=[9], data=[ONE] * 9)),
@@ -130,7 +130,7 @@ SIZE = 32 * 32 * 3
         + b"[" * 900
         + b"]" * 900
         + b"}]}",
-        *(body(GOOD, outputs=outputs) for outputs in ("logits", [1], [{}], [{"name": 1}], [{"name": "x"}], {"a": 1})),
+        *(body(GOOD, outputs=outputs) for outputs in ("logits", [1], [{}], [{"name": 1}], {"a": 1})),
         body(GOOD, outputs=[{"name": "logits"}] * 2),
         body(GOOD, outputs=[{"name": "logits", "parameters": {"binary_data": 1}}]),
         *(body(GOOD, id=value) for value in (1, [], {}, True)),
@@ -142,6 +142,11 @@ def test_malformed_tensors_are_refused(server, sent):
     answer = server.call("POST", INFER, sent, JSON)
     assert answer.status in (400, 413), answer.body
     assert answer.json()["error"]
+
+
+def test_an_output_that_is_not_there_is_not_found(server):
+    answer = server.call("POST", INFER, body(GOOD, outputs=[{"name": "x"}]), JSON)
+    assert (answer.status, answer.json()) == (404, {"error": "eca_resnet18 has no output 'x'"})
 
 
 @pytest.mark.parametrize("length", ["", "-1", "+5", "a", "1e2", "999999999", "9" * 40, "0", "3"])
