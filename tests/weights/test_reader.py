@@ -3,11 +3,15 @@
 import collections
 import pathlib
 import struct
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eca_jax.weights.torch.find import find
 from eca_jax.weights.torch.reader import read_checkpoint
@@ -111,3 +115,29 @@ def test_a_tensor_cannot_look_beyond_its_storage(tmp_path):
     (tmp_path / "t.pth").write_bytes(original[:place] + b"K\x02K\xff\x86" + original[place + 5 :])
     with pytest.raises(ValueError, match="larger than its storage"):
         read_checkpoint(tmp_path / "t.pth")
+
+
+NAMES = st.text("abcdefghij_", min_size=1, max_size=6)
+HARMLESS = st.one_of(st.none(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5), st.lists(st.integers()))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    entries=st.lists(NAMES, max_size=3),
+    prefix=st.lists(NAMES, max_size=3),
+    beside=st.dictionaries(NAMES, HARMLESS, max_size=3),
+    suffix=st.sampled_from([".pth", ".pth.tar", ".pt", ".bin", ".ckpt", ".safetensors", ".txt", ""]),
+    zipped=st.booleans(),
+)
+def test_an_intact_file_is_read_whatever_its_name_and_nesting(entries, prefix, beside, suffix, zipped):
+    prefix = "".join(f"{part}." for part in prefix)
+    content = {prefix + key: tensor for key, tensor in MODULE.state_dict().items()}
+    for entry in entries:
+        content = beside | {entry: content}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / f"w{suffix}"
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        tensors = find(read_checkpoint(path), set(MODULE.state_dict())).tensors
+    assert tensors.keys() == MODULE.state_dict().keys()
+    for key, tensor in MODULE.state_dict().items():
+        np.testing.assert_array_equal(tensors[key], tensor.numpy(), err_msg=key)

@@ -67,10 +67,10 @@ def _content(file: IO[bytes], path: epath.Path) -> Any:
     if is_safetensors(head):
         return _safetensors(file.read())
     check_file(head, path.name)
+    if head.startswith(b"\x80"):  # before the suffix, which may be wrong
+        return _pickles(file, path.stat().length)
     if path.suffix.lower() == ".safetensors":
         return _safetensors(file.read())
-    if head.startswith(b"\x80"):
-        return _pickles(file, path.stat().length)
     raise ValueError(f"it begins with {head[:20]!r}" if head else "it is empty")
 
 
