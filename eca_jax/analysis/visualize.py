@@ -23,7 +23,7 @@ from eca_jax.analysis.gates import (
     permutation_band,
     replaced_gates,
 )
-from eca_jax.data import Source
+from eca_jax.data import OwnBatches, Source
 from eca_jax.inference.grad_cam import explain, map_layers
 from eca_jax.inference.ranking import softmax
 from eca_jax.models.inputs import normalize
@@ -65,7 +65,7 @@ class Seen:
 def visualize(
     directory: epath.Path,
     models: Sequence[Weights],
-    source: Source,
+    source: Source | OwnBatches,
     batch_size: int,
     look: Look,
     facts: Sequence[tuple[str, str]] = (),

@@ -22,6 +22,7 @@ def add_parsers(subparsers: Any) -> None:
     _add_conv(subjects)
     _add_predict(subjects)
     _add_data(subjects)
+    _add_endurance(subjects)
 
 
 def _add_tpu(subjects: Any) -> None:
@@ -93,6 +94,13 @@ def _add_data(subjects: Any) -> None:
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), default="bilinear")
     parser.add_argument("--augment", default="", help="such as rand-m7-mstd0.5-inc1; the peer is timm's then")
     parser.add_argument("--stored", choices=("folder", "tfrecord", "array_record"), default="folder", help="ours only")
+
+
+def _add_endurance(subjects: Any) -> None:
+    parser = _subject(subjects, "endurance", "memory over a long run of the input pipeline", _endurance)
+    parser.add_argument("--steps", type=int, default=10_000, help="batches of 8 small JPEGs (10000)")
+    parser.add_argument("--augment", default="rand-m7-mstd0.5-inc1")
+    parser.add_argument("--stored", choices=("folder", "tfrecord", "array_record"), default="tfrecord")
 
 
 def _subject(
@@ -209,3 +217,9 @@ def _data(options: argparse.Namespace) -> bench_report.Report:
         options.augment,
         options.stored,
     )
+
+
+def _endurance(options: argparse.Namespace) -> bench_report.Report:
+    from eca_jax.bench import endurance
+
+    return endurance.run(options.steps, options.stored, options.augment)

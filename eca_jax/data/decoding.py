@@ -13,7 +13,7 @@ from PIL import Image
 
 from eca_jax.data.batch import IMAGE, LABEL, MASK
 from eca_jax.data.decode import UndecodableImage, decode
-from eca_jax.data.sources.source import Row
+from eca_jax.data.sources.source import Label, Row
 from eca_jax.data.workers import Workers, usable_cpus
 
 # What is kept in memory of each example, from one epoch to the next.
@@ -22,7 +22,7 @@ CACHES = ("", "encoded", "decoded")
 # Rows that a thread decodes in one go: enough that handing them out costs nothing beside decoding.
 _ROWS_AT_ONCE = 8
 
-Load = Callable[[Row], tuple[Image.Image, int]]
+Load = Callable[[Row], tuple[Image.Image, Label]]
 Pixels = Callable[[Row, Image.Image], np.ndarray]
 
 T = TypeVar("T")
@@ -56,11 +56,11 @@ def loader(*, upright: bool, cache: str = "", cache_bytes: int = 0) -> Load:
     if cache and cache_bytes < 1:
         raise ValueError(f"cache_bytes must be positive, not {cache_bytes}")
 
-    read: Callable[[Row], tuple[bytes, int]] = _read
+    read: Callable[[Row], tuple[bytes, Label]] = _read
     if cache == "encoded":
         read = _kept(read, lambda found: len(found[0]), cache_bytes)
 
-    def load(row: Row) -> tuple[Image.Image, int]:
+    def load(row: Row) -> tuple[Image.Image, Label]:
         encoded, label = read(row)
         return decode(encoded, upright=upright), label
 
@@ -69,7 +69,7 @@ def loader(*, upright: bool, cache: str = "", cache_bytes: int = 0) -> Load:
     return load
 
 
-def _read(row: Row) -> tuple[bytes, int]:
+def _read(row: Row) -> tuple[bytes, Label]:
     return row.read()
 
 
@@ -100,6 +100,7 @@ def decoded_batches(
     num_rows: int,
     image_size: int,
     num_workers: int | None = None,
+    label_shape: tuple[int, ...] = (),
 ) -> Iterator[Decoded]:
     """Batches of `num_rows` rows (the last may be smaller), and the rows that could not be decoded.
 
@@ -110,6 +111,7 @@ def decoded_batches(
       rows: in their order.
       load, pixels: from a row to its image and label; from both to uint8 [image_size, image_size, 3].
       num_workers: threads; by default one for each CPU that this process may use.
+      label_shape: of one label.
 
     Raises:
       ValueError: the storage failed; one line.
@@ -121,7 +123,7 @@ def decoded_batches(
         pending: deque[Callable[[], Decoded]] = deque()
         try:
             while batch := list(itertools.islice(rows, num_rows)):
-                pending.append(_submit(pool, batch, load, pixels, image_size, part))
+                pending.append(_submit(pool, batch, load, pixels, blank(len(batch), image_size, label_shape), part))
                 if len(pending) >= ahead:
                     yield pending.popleft()()
             while pending:
@@ -131,10 +133,9 @@ def decoded_batches(
 
 
 def _submit(
-    pool: ThreadPoolExecutor, rows: list[Row], load: Load, pixels: Pixels, image_size: int, part: int
+    pool: ThreadPoolExecutor, rows: list[Row], load: Load, pixels: Pixels, batch: dict[str, np.ndarray], part: int
 ) -> Callable[[], Decoded]:
-    """Starts the decoding of a batch; what it returns waits for its end."""
-    batch = blank(len(rows), image_size)
+    """Starts the decoding of rows into a blank batch; what it returns waits for its end."""
     examples: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
         examples.setdefault(row.index, []).append(number)
@@ -165,10 +166,10 @@ def _submit(
     return finished
 
 
-def blank(rows: int, image_size: int) -> dict[str, np.ndarray]:
+def blank(rows: int, image_size: int, label_shape: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
     """A batch of rows that do not count."""
     return {
         IMAGE: np.zeros((rows, image_size, image_size, 3), np.uint8),
-        LABEL: np.zeros(rows, np.int32),
+        LABEL: np.zeros((rows, *label_shape), np.int32),
         MASK: np.zeros(rows, np.float32),
     }

@@ -18,6 +18,7 @@ from eca_jax.data.augment import (
 )
 from eca_jax.data.batch import LABEL
 from eca_jax.data.decoding import Decoded, blank, decoded_batches, loader
+from eca_jax.data.own import OwnBatches
 from eca_jax.data.resize import resize_and_crop
 from eca_jax.data.sources.source import Row, Source
 
@@ -31,13 +32,13 @@ _MAX_SEED = 2**31
 IMAGENET_MEAN = (124, 116, 104)
 
 
-def steps_per_epoch(source: Source, batch_size: int) -> int:
+def steps_per_epoch(source: Source | OwnBatches, batch_size: int) -> int:
     """Full global batches in one epoch of `source`'s training split."""
     return order.steps_per_epoch(source.num_examples("train"), batch_size)
 
 
 def train_batches(
-    source: Source,
+    source: Source | OwnBatches,
     *,
     batch_size: int,
     image_size: int,
@@ -65,7 +66,8 @@ def train_batches(
     others as they are. Each epoch has `steps_per_epoch` batches and its own order.
 
     Args:
-      source: see `load_source`.
+      source: see `load_source`. One that makes its own batches augments and keeps by itself: then what follows
+        `start_step` goes unused but for the process, and `augment`, `repeats` and `cache` may not be set.
       batch_size: examples in a global batch.
       image_size: side of the square images.
       seed: 0 to 2**31 - 1.
@@ -112,6 +114,17 @@ def train_batches(
         *parse(augment, Moving(interpolation, fill)),
     )
     _check_names(operations)
+    if isinstance(source, OwnBatches):
+        if augment or repeats > 1 or cache:
+            raise ValueError(f"{source.name} makes its own batches: augment, repeats and cache are not for it")
+        return source.train_batches(
+            batch_size=batch_size,
+            image_size=image_size,
+            seed=seed,
+            start_step=start_step,
+            process_index=process_index,
+            process_count=process_count,
+        )
 
     def pixels(row: Row, image: Image.Image) -> np.ndarray:
         return np.asarray(augmented(image, operations, seed, row.epoch, row.index, row.copy))
@@ -125,7 +138,7 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source,
+    source: Source | OwnBatches,
     split: str = "validation",
     *,
     batch_size: int,
@@ -149,13 +162,22 @@ def eval_batches(
       upright, process_index, process_count, num_workers: as for `train_batches`.
 
     Yields:
-      dicts as `train_batches` yields; "mask" is 0 for padding alone.
+      dicts as `train_batches` yields; "mask" is 0 for padding alone. "label" is int32 [b, K] where the source's labels
+      are several classes that are all right, filled up with -1.
 
     Raises:
       ValueError: while iterating, an image that cannot be read or decoded, named in the message.
     """
     num_rows = _local_rows(batch_size, process_index, process_count)
     resize.check_interpolation(interpolation)
+    if isinstance(source, OwnBatches):
+        return source.eval_batches(
+            split,
+            batch_size=batch_size,
+            image_size=image_size,
+            process_index=process_index,
+            process_count=process_count,
+        )
     total = source.num_examples(split)
     start, stop = (total * p // process_count for p in (process_index, process_index + 1))
     largest_part = -(-total // process_count)
@@ -164,8 +186,8 @@ def eval_batches(
         return resize_and_crop(image, image_size, resize_size, interpolation)
 
     rows = source.eval_rows(split, start, stop)
-    load = loader(upright=upright)
-    batches = decoded_batches(source.name, rows, load, pixels, num_rows, image_size, num_workers)
+    load, shape = loader(upright=upright), source.label_shape
+    batches = decoded_batches(source.name, rows, load, pixels, num_rows, image_size, num_workers, shape)
     return _padded(source, split, batches, num_rows, image_size, -(-largest_part // num_rows))
 
 
@@ -186,7 +208,7 @@ def _padded(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Fills the last batch up and adds empty ones to `num_batches`; an undecodable example is an error."""
     for _ in range(num_batches):
-        batch, failures = next(batches, None) or (blank(0, image_size), [])
+        batch, failures = next(batches, None) or (blank(0, image_size, source.label_shape), [])
         if failures:
             name = source.describe(split, failures[0].index)
             raise ValueError(f"cannot decode {split} image {name}: {failures[0].reason}")

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from eca_jax.config import plain
-from eca_jax.data import Source, eval_batches, load_source, train_batches
+from eca_jax.data import OwnBatches, Source, eval_batches, load_source, train_batches
 from eca_jax.data.batch import IMAGE, LABEL, MASK
 from eca_jax.models import Preprocessing, accepts, create_model, preprocessing
 from eca_jax.models.inputs import normalize
@@ -45,7 +45,7 @@ class Classification:
     model: nn.Module
     description: Card
     batch_size: int
-    open_source: Callable[[], Source]
+    open_source: Callable[[], Source | OwnBatches]
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
@@ -101,7 +101,7 @@ class Classification:
         )
 
     @classmethod
-    def of_weights(cls, weights: Weights, source: Source, batch_size: int) -> "Classification":
+    def of_weights(cls, weights: Weights, source: Source | OwnBatches, batch_size: int) -> "Classification":
         """The task of judging weights on data. Classes go by their names wherever both sides have names.
 
         Raises:
@@ -122,7 +122,7 @@ class Classification:
         return self.description.preprocessing
 
     @functools.cached_property
-    def source(self) -> Source:
+    def source(self) -> Source | OwnBatches:
         """The data. Raises ValueError or OSError where they cannot be used; one line."""
         source = self.open_source()
         if self.labels is None and self.model.num_classes < source.num_classes:
@@ -169,9 +169,10 @@ class Classification:
     def outputs(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """Plain cross-entropy float32 [N], the label's rank int32 [N] (0 is a right answer), and the mask."""
         logits: Any = self.model.apply(variables, self._pixels(batch), train=False)
+        labels = nearest_label(logits, batch[LABEL])
         return {
-            "loss": cross_entropy(logits, batch[LABEL]),
-            "rank": label_rank(logits, batch[LABEL]),
+            "loss": cross_entropy(logits, labels),
+            "rank": label_rank(logits, labels),
             MASK: batch[MASK],
         }
 
@@ -207,10 +208,8 @@ class Classification:
             process_index=shard.index,
             process_count=shard.count,
         )
-        if self.labels is None:
-            return batches
-        labels = np.asarray(self.labels, np.int32)
-        return ({**batch, LABEL: labels[batch[LABEL]]} for batch in batches)
+        table = None if self.labels is None else np.asarray(self.labels, np.int32)
+        return (for_model(batch, table) for batch in batches)
 
     def meter(self) -> "Accuracy":
         return Accuracy()
@@ -220,6 +219,16 @@ class Classification:
 
     def _pixels(self, batch: Batch) -> jax.Array:
         return normalize(batch[IMAGE], self.preprocessing.mean, self.preprocessing.std, self.model.dtype)
+
+
+def for_model(batch: HostBatch, table: np.ndarray | None) -> HostBatch:
+    """A batch with the model's numbers of the classes; an example of several right classes counts if it has any."""
+    label, mask = batch[LABEL], batch[MASK]
+    if table is not None:
+        label = np.where(label < 0, -1, table[label])
+    if label.ndim == 2:
+        mask = mask * (label >= 0).any(axis=1)
+    return {**batch, LABEL: label, MASK: mask}
 
 
 class Accuracy:
@@ -245,6 +254,15 @@ def recipe_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     chosen = {key: config[key] for key in keys if config[key] is not None}
     chosen = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in chosen.items()}
     return dataclasses.replace(preprocessing(config["model"]), **chosen)
+
+
+def nearest_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Labels int32 [N]; of several that are all right, [N, K] filled up with -1, the one of the highest logit."""
+    if labels.ndim == 1:
+        return labels
+    of_labels = jnp.take_along_axis(logits, jnp.maximum(labels, 0), axis=1)
+    best = jnp.argmax(jnp.where(labels < 0, -jnp.inf, of_labels), axis=1)
+    return jnp.maximum(jnp.take_along_axis(labels, best[:, None], axis=1)[:, 0], 0)
 
 
 def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 import pytest
 
 from eca_jax.bench import data as bench_data
+from eca_jax.bench import endurance
 
 
 @pytest.mark.slow
@@ -21,3 +22,13 @@ def test_the_data_benchmark_measures_records_and_augmentation_beside_timms():
     report = bench_data.run(128, 1, 0.1, 1, interpolation="bicubic", augment=spec, stored="array_record")
     assert spec in report.result["parts"]
     assert "timm's transforms, DataLoader" in report.text and "CPU ms an image" in report.text
+
+
+def test_a_long_run_of_the_pipeline_is_looked_at_ten_times():
+    report = endurance.run(100, "folder", "")
+    assert len(report.result["memory_mib"]) == 10 and min(report.result["memory_mib"]) > 50
+    first, *_, last = report.result["memory_mib"]
+    assert report.result["growth"] == last / first - 1
+    assert "after steps" in report.text and " steps/s" in report.text
+    with pytest.raises(ValueError, match="steps must be at least 100, not 99"):
+        endurance.measure(99)

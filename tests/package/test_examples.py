@@ -14,6 +14,7 @@ from small_network import random_variables
 import eca_jax
 from eca_jax.commands.main import main
 from eca_jax.config import load_recipe
+from eca_jax.data import OwnBatches, eval_batches, train_batches
 
 REPOSITORY = Path(__file__).parents[2]
 PHOTOS = ("cat.jpg", "dog.jpg", "fox.jpg")
@@ -99,3 +100,14 @@ def test_eca_goes_into_linen_nnx_and_functions():
     np.testing.assert_allclose(names["eca"](x, taps), block.eca(x), atol=1e-6)
     params = {"kernel": jnp.eye(6), "taps": taps}
     assert jnp.abs(jax.grad(lambda params: jnp.sum(names["block"](params, x)))(params)["taps"]).max() > 0
+
+
+def test_data_of_ones_own_come_from_grain():
+    pytest.importorskip("grain")
+    source = OwnBatches("my_data:Colours", run("docs/extend.md", "MapDataset")["Colours"](None))
+    settings = dict(batch_size=64, image_size=8, seed=0)
+    later, batch = next(train_batches(source, start_step=95, **settings)), next(train_batches(source, **settings))
+    assert set(batch["label"]) == {0, 1, 2}
+    assert not np.array_equal(later["image"], batch["image"])  # of the second epoch
+    evaluated = eval_batches(source, batch_size=64, image_size=8, resize_size=8)
+    assert sum(batch["mask"].sum() for batch in evaluated) == 300

@@ -39,6 +39,7 @@ class FolderSource:
 
     def __init__(self, root: str | os.PathLike, splits: Sequence[str] = SPLITS):
         self.name = "folder"
+        self.label_shape: tuple[int, ...] = ()
         self.root = epath.Path(root).expanduser()
         present = [split for split in SPLITS if split in splits or (self.root / _FOLDERS[split]).is_dir()]
         self._paths, self._labels, classes = {}, {}, {}

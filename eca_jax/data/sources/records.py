@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,38 +10,58 @@ import tensorflow_datasets as tfds
 
 from eca_jax.data.order import StreamOrder, random_access_rows
 from eca_jax.data.runtime import Dataset, Tensor, tensorflow
-from eca_jax.data.sources.source import SPLITS, Row, Source, of_split
+from eca_jax.data.sources.source import SPLITS, Label, Row, Source, of_split
+
+# Places for the right classes of an example that may have several.
+MOST_LABELS = 64
 
 
-def record_source(builder: tfds.core.DatasetBuilder, splits: Sequence[str] = SPLITS) -> Source:
-    """A prepared data set of "image" and "label", in TFRecord or ArrayRecord files.
+def record_source(
+    builder: tfds.core.DatasetBuilder,
+    splits: Sequence[str] = SPLITS,
+    label: str = "label",
+    names: Mapping[str, str] | None = None,
+) -> Source:
+    """A prepared data set of "image" and a label, in TFRecord or ArrayRecord files.
+
+    Args:
+      splits: which of "train" and "validation" must be there.
+      label: the feature that is the label: a class, or a sequence of classes that are all right.
+      names: what the data set calls our splits; by default the same.
 
     Raises:
       ValueError: another file format.
       FileNotFoundError: one of `splits` ("train", "validation") is not prepared.
     """
-    formats: dict[str, Callable[[tfds.core.DatasetBuilder], Source]] = {
+    formats: dict[str, Callable[[tfds.core.DatasetBuilder, str, Mapping[str, str]], Source]] = {
         "tfrecord": TFRecordSource,
         "array_record": ArrayRecordSource,
     }
     stored = builder.info.file_format.value
     if stored not in formats:
         raise ValueError(f"{builder.data_path} is stored as {stored}; {' and '.join(formats)} are read")
-    missing = [split for split in splits if split not in builder.info.splits]
+    names = names or {split: split for split in SPLITS}
+    missing = [split for split in splits if names.get(split) not in builder.info.splits]
     if missing:
         raise FileNotFoundError(f"{builder.data_path} has no {missing[0]} split: prepare it again with both tars")
-    return formats[stored](builder)
+    return formats[stored](builder, label, names)
 
 
 class _Records:
     """What both formats have in common."""
 
-    def __init__(self, builder: tfds.core.DatasetBuilder):
+    def __init__(self, builder: tfds.core.DatasetBuilder, label: str, names: Mapping[str, str]):
+        feature = builder.info.features[label]
+        several = isinstance(feature, tfds.features.Sequence)
+        classes = feature.feature if several else feature
         self.name = builder.name
-        self.class_names = builder.info.features["label"].names
-        self.num_classes = builder.info.features["label"].num_classes
+        self.class_names = classes.names
+        self.num_classes = classes.num_classes
+        self.label_shape: tuple[int, ...] = (MOST_LABELS,) if several else ()
         self._builder = builder
-        self._splits = {split: builder.info.splits[split] for split in SPLITS if split in builder.info.splits}
+        self._label = label
+        self._names = {split: name for split, name in names.items() if name in builder.info.splits}
+        self._splits = {split: builder.info.splits[name] for split, name in self._names.items()}
         self._files = {split: [str(path) for path in info.filepaths] for split, info in self._splits.items()}
 
     def num_examples(self, split: str) -> int:
@@ -68,10 +88,10 @@ class _Records:
 class ArrayRecordSource(_Records):
     """Records that are read by their index: an epoch is a permutation of them all."""
 
-    def __init__(self, builder: tfds.core.DatasetBuilder):
-        super().__init__(builder)
+    def __init__(self, builder: tfds.core.DatasetBuilder, label: str, names: Mapping[str, str]):
+        super().__init__(builder, label, names)
         decoders = {"image": tfds.decode.SkipDecoding()}
-        self._records = {split: builder.as_data_source(split, decoders=decoders) for split in self._splits}
+        self._records = {s: builder.as_data_source(name, decoders=decoders) for s, name in self._names.items()}
 
     def train_rows(
         self,
@@ -97,13 +117,15 @@ class ArrayRecordSource(_Records):
         for index in range(start, stop):
             yield Row(index, 0, 0, functools.partial(read, index))
 
-    @staticmethod
-    def _read(records: Sequence[dict[str, Any]], index: int) -> tuple[bytes, int]:
+    def _read(self, records: Sequence[dict[str, Any]], index: int) -> tuple[bytes, Label]:
         try:
             example = records[index]
         except Exception as error:  # the reader's own kinds, of which none is an OSError
             raise OSError(f"record {index}: {error}") from None
-        return example["image"], int(example["label"])
+        label = np.asarray(example[self._label], np.int32)
+        if not self.label_shape:
+            return example["image"], int(label)
+        return example["image"], np.pad(label, (0, MOST_LABELS - len(label)), constant_values=-1)
 
     def _file_name(self, split: str, index: int, shard: int, record: int) -> str:
         return self._records[split][index]["file_name"].decode()
@@ -195,7 +217,10 @@ class TFRecordSource(_Records):
 
         def parse(row: dict[str, Tensor]) -> tuple[Tensor, ...]:
             example = features.deserialize_example(row["record"], decoders=undecoded)
-            return row["index"], row["epoch"], row["copy"], example["image"], example["label"]
+            label = example[self._label]
+            if self.label_shape:
+                label = tf.pad(label, [[0, MOST_LABELS - tf.size(label)]], constant_values=-1)
+            return row["index"], row["epoch"], row["copy"], example["image"], label
 
         options = tf.data.Options()
         options.deterministic = True
@@ -205,7 +230,7 @@ class TFRecordSource(_Records):
         try:
             for batch in batches.as_numpy_iterator():
                 for index, epoch, copy, image, label in zip(*batch, strict=True):
-                    yield Row(int(index), int(epoch), int(copy), functools.partial(_keep, image, int(label)))
+                    yield Row(int(index), int(epoch), int(copy), functools.partial(_keep, image, label))
         except read_error as error:
             raise OSError(error.message.splitlines()[0]) from None
 
@@ -226,7 +251,7 @@ class TFRecordSource(_Records):
         return read
 
 
-def _keep(image: bytes, label: int) -> tuple[bytes, int]:
+def _keep(image: bytes, label: Label) -> tuple[bytes, Label]:
     return image, label
 
 
@@ -241,5 +266,19 @@ def imagenet_builder(data_dir: str | os.PathLike | None) -> tfds.core.DatasetBui
             'ILSVRC2012_img_val.tar in MANUAL_DIR and run: python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('imagenet2012'{argument}).download_and_prepare(download_config="
             "tfds.download.DownloadConfig(manual_dir='MANUAL_DIR'))\""
+        )
+    return builder
+
+
+def prepared_builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
+    """The builder of a data set that TFDS has prepared; FileNotFoundError says how to prepare it."""
+    arguments = {} if data_dir is None else {"data_dir": os.path.expanduser(data_dir)}
+    builder = tfds.builder(name, try_gcs=False, **arguments)
+    if not builder.is_prepared():
+        argument = "" if data_dir is None else f", data_dir={str(data_dir)!r}"
+        tar = "put ILSVRC2012_img_val.tar in ~/tensorflow_datasets/downloads/manual and " if "real" in name else ""
+        raise FileNotFoundError(
+            f"{name} is not prepared in {builder.data_path}; {tar}run: "
+            f'python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{argument}).download_and_prepare()"'
         )
     return builder

@@ -4,9 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 SPLITS = ("train", "validation")
 
 T = TypeVar("T")
+
+# A class, or int32 [K] of classes that are all right, filled up with -1.
+Label = int | np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,19 +22,25 @@ class Row:
       index: of the example in its split.
       epoch: of the run; 0 in evaluation.
       copy: 0, 1, ... where the epoch repeats the example.
-      read: returns the image file's bytes and the label; OSError where the storage fails. Called from any thread.
+      read: returns the image file's bytes and the label (see `Source.label_shape`); OSError where the storage fails.
+        Called from any thread.
     """
 
     index: int
     epoch: int
     copy: int
-    read: Callable[[], tuple[bytes, int]]
+    read: Callable[[], tuple[bytes, Label]]
 
 
 class Source(Protocol):
-    """A labelled image data set with the splits "train" and "validation"."""
+    """A labelled image data set with the splits "train" and "validation".
+
+    Attributes:
+      label_shape: of an example's label: () for a class, (K,) for several that are all right.
+    """
 
     name: str
+    label_shape: tuple[int, ...]
     num_classes: int
     class_names: list[str]
 
