@@ -61,7 +61,8 @@ def _open(name: str, data_dir: str | os.PathLike | None, splits: Sequence[str]) 
         return FolderSource(data_dir, splits)
     if name not in ("imagenet2012", "digits", *RELABELLED):
         raise ValueError(
-            f"unknown dataset {name!r}: choose imagenet2012, folder, digits, imagenet2012_real, imagenet_v2 or MODULE:CLASS"
+            f"unknown dataset {name!r}: choose imagenet2012, folder, digits, imagenet2012_real, imagenet_v2 or "
+            "MODULE:CLASS"
         )
     tensorflow()  # before TFDS imports it, and loudly
     from eca_jax.data.sources.records import imagenet_builder, prepared_builder, record_source
