@@ -282,7 +282,7 @@ def main():
     args = parser.parse_args()
     images = photographs(64)
     predictor = Predictor.load(args.weights, batch_sizes=(int(args.batch_sizes.split(",")[-1]),))
-    command = [sys.executable, "-m", "eca_jax", "serve", "--weights", args.weights, "--port", "0"]
+    command = [sys.executable, "-m", "eca_jax", "serve", "--weights", args.weights, "--port", "0", "--no_grad_cam"]
     server = subprocess.Popen([*command, "--batch_sizes", args.batch_sizes], stderr=subprocess.PIPE, text=True)
     try:
         for line in server.stderr:

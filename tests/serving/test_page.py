@@ -82,7 +82,7 @@ def test_the_switch_shows_where_a_class_is_seen(browser, address):
     page.goto(address)
     upload(page, encoded((300, 200), "JPEG"))
     page.locator("#classes li").nth(3).wait_for()
-    switch = page.get_by_label("Show where it is seen (Grad-CAM)")
+    switch = page.get_by_label("Show where (Grad-CAM)")
     assert not switch.is_checked() and drawn(page) == 0
     switch.check()
     # All of the square that the network saw: 32 of 40 pixels of the short side, of which little is clear.
@@ -112,7 +112,7 @@ def test_a_detectors_boxes_and_masks_are_drawn(browser, address):
     assert drawn(page) == 0
     page.get_by_label("Model").select_option("noise")
     page.locator("#classes li").nth(3).wait_for()
-    assert page.get_by_label("Show where it is seen (Grad-CAM)").is_visible()
+    assert page.get_by_label("Show where (Grad-CAM)").is_visible()
     page.close()
 
 
