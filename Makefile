@@ -6,10 +6,15 @@ export JAX_PLATFORMS ?= cpu
 # Linux: memory in huge pages. A training step takes its working memory anew; in pages of 4 KB that is a quarter of its time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-slow test-all lint docs clean
+.PHONY: quickstart detect-quickstart test test-slow test-all lint docs clean
 
 quickstart: $(VENV)/.installed  ## train an ECA-ResNet on real handwritten digits, in minutes on a laptop
 	$(BIN)/eca-jax train quickstart --workdir=runs/quickstart
+
+detect-quickstart: $(VENV)/.installed  ## train a small Mask R-CNN on drawn shapes, and draw what it finds
+	$(BIN)/eca-jax train mask_rcnn_shapes --workdir=runs/shapes
+	$(BIN)/python scripts/draw_shapes.py runs/shapes/pictures
+	$(BIN)/eca-jax detect --weights runs/shapes runs/shapes/pictures --draw runs/shapes/found
 
 test: $(VENV)/.installed-test  ## the quick tests
 	$(BIN)/python -m pytest -n 2 --dist=worksteal -q -m "not slow"

@@ -15,9 +15,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.task = "detection"
     config.model = "mask_rcnn_eca_resnet50_fpn"
     config.model_overrides.backbone = "eca_resnet18"
+    config.model_overrides.backbone_options = {"stage_sizes": (1, 1, 1, 1)}
     config.model_overrides.kernel_sizes = "adaptive"
+    config.model_overrides.width = 64
+    config.model_overrides.batch_statistics = True  # there are no weights to start from
     config.model_overrides.rules = "torchvision"
-    # Small images have few objects: an eighth of the samples, and anchors from 16 pixels on.
+    # Small images have few objects: an eighth of the samples, and anchors from 16 pixels on. The mask head is half of
+    # the work where it sees all of them.
     config.model_overrides.rule_options = {
         "rpn_scale": 4.0,
         "rpn_before": 200,
@@ -25,7 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
         "rpn_before_train": 200,
         "rpn_after_train": 100,
         "rpn_samples": 64,
-        "box_samples": 32,
+        "box_samples": 64,
+        "mask_samples": 4,
         "detections": 10,
     }
     config.num_classes = 4
@@ -35,8 +40,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.detection.objects = 8
     config.bn_group_size = 0
     config.batch_size = 8
-    config.num_epochs = 12
-    config.learning_rate = 0.02
+    config.num_epochs = 18
+    config.eval_every_epochs = 6
+    config.optimizer.name = "adamw"
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.max_norm = 10.0
+    config.learning_rate = 0.0015
     config.schedule.name = "cosine"
     config.schedule.warmup_epochs = 1.0
     config.log_every_steps = 10

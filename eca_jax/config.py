@@ -78,9 +78,9 @@ def default_config() -> ml_collections.ConfigDict:
     )
     config.data_cache_gb = 0.0  # of those met first, so many gigabytes in each process
 
-    # Of task "detection", whose data are "coco" (a folder in COCO's layout) or "shapes" (drawn): images are resized to
-    # a short side of image_size, the long one at most 5/3 of it, on arrays of `canvas` (height, width) pixels, with at
-    # most `objects` objects.
+    # Of task "detection", whose data are "coco" or "yolo" (a folder in that layout) or "shapes" (drawn): images are
+    # resized to a short side of image_size, the long one at most 5/3 of it, on arrays of `canvas` (height, width)
+    # pixels, with at most `objects` objects.
     config.detection = ml_collections.ConfigDict({"canvas": (1024, 1024), "objects": 100})
 
     # The optimization. The learning rate goes with the batch size: scale it when you change that.
@@ -92,7 +92,15 @@ def default_config() -> ml_collections.ConfigDict:
         {"name": "step", "decay_epochs": 30, "decay_rate": 0.1, "warmup_epochs": 0.0}  # or name="cosine"
     )
     config.optimizer = ml_collections.ConfigDict(
-        {"momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "decay_kernels_only": False, "frozen": ()}
+        {
+            "name": "sgd",  # or "adamw"
+            "momentum": 0.9,
+            "nesterov": False,
+            "weight_decay": 1e-4,
+            "decay_kernels_only": False,
+            "frozen": (),
+            "max_norm": 0.0,  # of the gradient; 0 leaves it as it is
+        }
     )
     config.label_smoothing = 0.0
     config.ema_decay = 0.0  # of a moving average of the weights, evaluated beside them; 0 keeps none

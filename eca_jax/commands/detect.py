@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from eca_jax.commands.options import add_classes, add_dtype, add_weights, read
 from eca_jax.commands.predict import image_paths
 from eca_jax.compilation_cache import use_compilation_cache
 from eca_jax.inference.detector import Detector, as_pixels
 
+SMALLEST = 384  # pixels of a drawn picture's short side
 # Colours that are told apart, one after another for the labels.
 COLOURS = ((230, 75, 53), (0, 130, 200), (60, 180, 75), (245, 160, 40), (145, 30, 180), (70, 220, 230), (240, 50, 230))
 
@@ -64,29 +65,35 @@ def run(args: argparse.Namespace) -> int:
             flush=True,
         )
         if args.draw:
-            drawn(pixels, found, names).save(args.draw / f"{Path(path).stem}.png")
+            drawn(pixels, found, names, SMALLEST).save(args.draw / f"{Path(path).stem}.png")
     return 0 if not skipped else 1 if skipped < len(paths) else 2
 
 
-def drawn(pixels: np.ndarray, found: dict[str, np.ndarray], names: list[str]) -> Image.Image:
-    """The image with the masks, boxes and names of its objects; the best lie on top."""
+def drawn(pixels: np.ndarray, found: dict[str, np.ndarray], names: list[str], smallest: int = 0) -> Image.Image:
+    """The image with the masks, boxes and names of its objects; the best lie on top.
+
+    An image with a side below `smallest` pixels is enlarged, by a whole number, so that the names can be read.
+    """
     picture = pixels.astype(np.float32)
     for mask, label in zip(found.get("masks", ())[::-1], found["labels"][::-1], strict=False):
         inside = mask > 0.5
         picture[inside] = 0.55 * picture[inside] + 0.45 * np.array(COLOURS[label % len(COLOURS)])
     image = Image.fromarray(picture.astype(np.uint8))
+    times = max(1, -(-smallest // min(image.size)))
+    image = image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
     width = max(1, round(min(image.size) / 250))
+    font = ImageFont.load_default(max(10, min(image.size) / 40))
     for k in reversed(range(len(names))):
         colour = COLOURS[found["labels"][k] % len(COLOURS)]
-        x1, y1, x2, y2 = (float(value) for value in found["boxes"][k])
+        x1, y1, x2, y2 = (times * float(value) for value in found["boxes"][k])
         draw.rectangle((x1, y1, x2, y2), outline=colour, width=width)
         text = f"{names[k]} {found['scores'][k]:.0%}"
-        left, top, right, bottom = draw.textbbox((x1, y1), text)
+        left, top, right, bottom = draw.textbbox((x1, y1), text, font)
         height = bottom - top + 4
         y = y1 - height if y1 >= height else y1
         draw.rectangle((x1, y, x1 + right - left + 4, y + height), fill=colour)
-        draw.text((x1 + 2, y + 2 - (top - y1)), text, fill="white")
+        draw.text((x1 + 2, y + 2 - (top - y1)), text, fill="white", font=font)
     return image
 
 

@@ -19,7 +19,7 @@ def add_parsers(subparsers: Any) -> None:
     add_dtype(parser)
     parser.add_argument(
         "--data",
-        help="imagenet2012 (the default), folder or digits; of a detector coco or shapes; a workdir knows its own",
+        help="imagenet2012 (the default), folder, digits; of detectors coco, yolo, shapes; a workdir knows its own",
     )
     parser.add_argument("--data_dir", help="where the data set is")
     parser.add_argument("--batch_size", type=positive, default=64, help="over all devices (64)")

@@ -5,7 +5,10 @@ from typing import Any
 
 from eca_jax.commands.convert import describe
 from eca_jax.commands.options import add_weights, positive, read
-from eca_jax.weights.torch import verify
+from eca_jax.models.detection.detector import Detector
+from eca_jax.weights.torch import verify, verify_detection
+
+DETECTORS_SIZE = 256  # of the random images; of 800 pixels they would take minutes
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -31,10 +34,17 @@ def add_parsers(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     weights = read(args)
     name, options = weights.card.model, weights.card.options
-    module = verify.original(name, options, args.reference)
+    detector = weights.model if isinstance(weights.model, Detector) else None
+    if detector and args.reference:
+        raise ValueError("a detector's reference is torchvision's: --reference goes with other models")
+    module = verify_detection.original(detector) if detector else verify.original(name, options, args.reference)
     verify.load_original(module, verify.original_tensors(weights), f"the reference {type(module).__name__}")
-    images = verify.random_images(name, options, args.image_size, args.seed)
-    differences = verify.compare(name, options, weights.variables, module, images)
+    size = args.image_size or (DETECTORS_SIZE if detector else None)
+    images = verify.random_images(name, options, size, args.seed)
+    if detector:
+        differences = verify_detection.compare(detector, weights.variables, module, images)
+    else:
+        differences = verify.compare(name, options, weights.variables, module, images)
 
     print(f"{describe(weights)} from {args.weights}, and {type(module).__module__}.{type(module).__name__}")
     print(f"on {len(images)} random images of {images.shape[1]} pixels, seed {args.seed}\n")

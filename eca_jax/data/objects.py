@@ -13,7 +13,7 @@ import numpy as np
 
 from eca_jax.data.batch import IMAGE, MASK
 from eca_jax.data.order import epoch_rng, permuted_rows, steps_per_epoch
-from eca_jax.data.sources.coco import Example, ObjectSource
+from eca_jax.data.sources.checked import Example, ObjectSource
 from eca_jax.data.workers import Workers, usable_cpus
 
 # A batch's arrays beside `IMAGE` uint8 [N, H, W, 3] and `MASK` float32 [N]: `SIZE` int32 [N, 2], the image's height and

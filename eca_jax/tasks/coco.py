@@ -10,7 +10,7 @@ import numpy as np
 
 from eca_jax.data.batch import MASK
 from eca_jax.data.objects import NUMBER
-from eca_jax.data.sources.coco import ObjectSource
+from eca_jax.data.sources.checked import ObjectSource
 from eca_jax.models.detection.paste import paste
 from eca_jax.models.detection.rules import TORCHVISION, Rules
 from eca_jax.sharding import gathered

@@ -13,8 +13,10 @@ from eca_jax.config import plain
 from eca_jax.data import objects
 from eca_jax.data.batch import IMAGE, MASK
 from eca_jax.data.objects import BOXES, LABELS, MASKS, NUMBER, SCALE, SIZE, VALID, Layout
-from eca_jax.data.sources.coco import CocoSource, ObjectSource
+from eca_jax.data.sources.checked import ObjectSource
+from eca_jax.data.sources.coco import CocoSource
 from eca_jax.data.sources.shapes import ShapesSource
+from eca_jax.data.sources.yolo import YoloSource
 from eca_jax.models import Preprocessing, create_model, preprocessing
 from eca_jax.models.detection.canvas import MULTIPLE
 from eca_jax.models.detection.detector import Detector
@@ -234,7 +236,7 @@ def open_source(
     canvas: tuple[int, int],
     splits: Sequence[str] = ("train", "validation"),
 ) -> ObjectSource:
-    """The data set of a recipe: "coco", a folder in its layout, or "shapes", drawn to fill the canvas.
+    """The data set of a recipe: "coco" or "yolo", a folder in that layout, or "shapes", drawn to fill the canvas.
 
     `splits` are those that have to be there.
 
@@ -242,8 +244,11 @@ def open_source(
     """
     if dataset == "shapes":
         return ShapesSource((canvas[0], canvas[1]))
-    if dataset != "coco":
-        raise ValueError(f"unknown dataset {dataset!r} of objects: choose coco or shapes")
+    if dataset not in ("coco", "yolo"):
+        raise ValueError(f"unknown dataset {dataset!r} of objects: choose coco, yolo or shapes")
     if not data_dir:
-        raise ValueError("dataset 'coco' needs data_dir: a folder with annotations/instances_train2017.json")
+        holds = {"coco": "annotations/instances_train2017.json", "yolo": "images/train, labels/train and classes.txt"}
+        raise ValueError(f"dataset {dataset!r} needs data_dir: a folder with {holds[dataset]}")
+    if dataset == "yolo":
+        return YoloSource(data_dir, splits=splits)
     return CocoSource(data_dir, by_order=rules(model.rules).name == "mmdet1", splits=splits)

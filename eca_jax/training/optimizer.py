@@ -1,4 +1,4 @@
-"""SGD and the learning-rate schedules of the paper's recipes."""
+"""SGD, AdamW and the learning-rate schedules of the paper's recipes."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -54,19 +54,29 @@ def make_schedule(
 def make_optimizer(
     schedule: Schedule,
     *,
+    name: str = "sgd",
     momentum: float = 0.9,
     nesterov: bool = False,
     weight_decay: float = 0.0,
     decay_kernels_only: bool = False,
     frozen: Sequence[str] = (),
+    max_norm: float = 0.0,
 ) -> optax.GradientTransformation:
     """PyTorch's SGD: the decay joins the gradient before the momentum, the learning rate multiplies after it.
 
     v <- momentum * v + (gradient + weight_decay * w);  w <- w - schedule(step) * v.
 
+    "adamw" is PyTorch's AdamW, with `momentum` for its first beta and 0.999 for its second. A gradient whose norm over
+    all parameters that are trained is above `max_norm` is scaled down to it; 0 leaves it alone.
+
     The paper decays every parameter, BatchNorm's and biases too; `decay_kernels_only` spares those. Parameters whose
     path ("body/layer1_0/conv1/kernel") matches one of the patterns `frozen` from its beginning stay as they are.
+
+    Raises:
+      ValueError: unknown name.
     """
+    if name not in ("sgd", "adamw"):
+        raise ValueError(f"unknown optimizer {name!r}: choose 'sgd' or 'adamw'")
 
     def kernels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
@@ -78,9 +88,11 @@ def make_optimizer(
 
         return jax.tree_util.tree_map_with_path(matches, params)
 
-    steps = [
-        optax.add_decayed_weights(weight_decay, mask=kernels if decay_kernels_only else None),
-        optax.trace(momentum, nesterov),
-        optax.scale_by_learning_rate(schedule),
-    ]
-    return optax.chain(*steps, *([optax.masked(optax.set_to_zero(), kept)] if frozen else []))
+    still = [optax.masked(optax.set_to_zero(), kept)] if frozen else []
+    clip = [*still, optax.clip_by_global_norm(max_norm)] if max_norm else []
+    decay = optax.add_decayed_weights(weight_decay, mask=kernels if decay_kernels_only else None)
+    if name == "sgd":
+        steps = [decay, optax.trace(momentum, nesterov)]
+    else:
+        steps = [optax.scale_by_adam(b1=momentum, nesterov=nesterov), decay]
+    return optax.chain(*clip, *steps, optax.scale_by_learning_rate(schedule), *still)

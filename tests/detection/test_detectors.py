@@ -49,17 +49,17 @@ def assert_close(ours, theirs, tolerance):
     np.testing.assert_allclose(np.asarray(ours), theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
-def assert_same_detections(found, expected):
+def assert_same_detections(found, expected, pixels=1e-3, score=1e-6):
     """The same labels, boxes and scores of one image, in whatever order."""
     there = np.asarray(found["valid"])
     labels, boxes, scores = (np.asarray(found[name])[there] for name in ("labels", "boxes", "scores"))
     assert len(labels) == len(expected["labels"]) > 10
     free = np.ones(len(labels), bool)
-    for label, box, score in zip(*(expected[name].numpy() for name in ("labels", "boxes", "scores")), strict=True):
+    for label, box, sure in zip(*(expected[name].numpy() for name in ("labels", "boxes", "scores")), strict=True):
         distance = np.abs(boxes - box).max(axis=1) + 1e6 * (~free | (labels != label))
         nearest = int(np.argmin(distance))
         free[nearest] = False
-        assert distance[nearest] < 1e-3 and abs(scores[nearest] - score) < 1e-6
+        assert distance[nearest] < pixels and abs(scores[nearest] - sure) < score
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ import mmdet1  # noqa: E402
 from test_conversion import SHORT, filled  # noqa: E402
 
 import eca_jax  # noqa: E402
+from eca_jax.data import objects  # noqa: E402
 from eca_jax.models.detection import matching  # noqa: E402
+from eca_jax.models.detection.paste import paste  # noqa: E402
 from eca_jax.weights.torch.state_dict import to_torch  # noqa: E402
 
 CANVAS, SIZES = (96, 160), np.array([[90, 150], [60, 96]], np.int32)
@@ -91,3 +93,18 @@ def test_anchors_are_assigned_as_in_mmdetection(positive, negative, least):
     expected = mmdet1.assigned(truths, boxes, positive, negative, least)
     np.testing.assert_array_equal(ours, expected)
     assert len(set(expected)) > 5
+
+
+def test_images_are_resized_and_masks_pasted_as_in_mmdetection():
+    layout = objects.Layout((800, 1344), 800, 1333, rounded=True)
+    assert layout.size((480, 640)) == (800, 1067) and layout.size((289, 300)) == (800, 830)  # int(side * scale + 0.5)
+    np.testing.assert_allclose(layout.scale((480, 640)), [800 / 480, 800 / 480], rtol=1e-6)
+    rng = np.random.default_rng(0)
+    for box in ([3.7, 4.2, 40.9, 30.1], [0, 0, 63, 47], [10, 10, 10.4, 10.2], [50.5, 40.5, 63, 47]):
+        mask = rng.uniform(size=(28, 28)).astype(np.float32)
+        x1, y1, x2, y2 = np.array(box, np.float32).astype(np.int32)
+        size = (int(max(y2 - y1 + 1, 1)), int(max(x2 - x1 + 1, 1)))
+        resized = torch.nn.functional.interpolate(torch.tensor(mask)[None, None], size=size, mode="bilinear")
+        expected = np.zeros((48, 64), np.float32)
+        expected[y1 : y1 + size[0], x1 : x1 + size[1]] = resized[0, 0].numpy()
+        np.testing.assert_allclose(paste(mask, box, (48, 64), ring=False), expected, atol=1e-5)

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from eca_jax.data.sources.coco import Example
+from eca_jax.data.sources.checked import Example
 from eca_jax.data.sources.source import of_split
 
-COUNTS = {"train": 400, "validation": 60}
+COUNTS = {"train": 1000, "validation": 60}
 
 
 class ShapesSource:

@@ -195,7 +195,8 @@ class MaskRCNN(FasterRCNN):
         """Those of `FasterRCNN` and `loss_mask`."""
         result, sampled, levels, canvas = self._losses(images, sizes, truths, key)
         # Objects are sampled first, so that the first places hold all of them.
-        objects = sampled.first(int(self.preset.box_samples * self.preset.box_share))
+        most = int(self.preset.box_samples * self.preset.box_share)
+        objects = sampled.first(min(most, self.preset.mask_samples or most))
         own = jnp.take_along_axis(truths["labels"], objects.matched, axis=1)
         logits = self.mask_logits(levels, canvas, objects.boxes, own)
         return result | {"loss_mask": mask_loss(logits, objects, truths, max(canvas.shape))}

@@ -28,6 +28,7 @@ class Rules:
         None matches no such boxes.
       rpn_samples, rpn_share, box_samples, box_share: boxes of an image that are trained, and the most that may be
         objects.
+      mask_samples: objects of an image whose masks are trained, at most; None is all that are sampled.
       box_weights: of the box head's coder.
       box_beta, retina_beta: of the smooth L1 losses; 0 is L1.
       retina_positive, retina_negative: as those of the RPN.
@@ -71,6 +72,7 @@ class Rules:
     box_samples: int = 512
     box_share: float = 0.25
     box_positive: float = 0.5
+    mask_samples: int | None = None
     box_weights: Four = (10.0, 10.0, 5.0, 5.0)
     box_beta: float = 1 / 9
     retina_beta: float = 0.0

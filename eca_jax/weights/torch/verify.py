@@ -151,8 +151,8 @@ def compare(
         logits = kernels.jit(create_model(name, **options).apply)(variables, images)
         staged = create_model(name, **{**options, "features_only": True})
         taps = kernels.jit(staged.apply)(variables, images) if places else ()
-    differences = [_difference(place, ours, stages[place]) for place, ours in zip(places, taps, strict=True)]
-    return [*differences, _difference("logits", logits, theirs)]
+    differences = [difference(place, ours, stages[place]) for place, ours in zip(places, taps, strict=True)]
+    return [*differences, difference("logits", logits, theirs)]
 
 
 def random_images(name: str, options: Mapping[str, Any], size: int | None = None, seed: int = 0) -> np.ndarray:
@@ -165,7 +165,8 @@ def _to_nhwc(tensor: Any) -> np.ndarray:
     return tensor.detach().clone().numpy().transpose(0, 2, 3, 1)  # a copy: activations may work in place
 
 
-def _difference(place: str, ours: jax.Array, theirs: np.ndarray) -> Difference:
+def difference(place: str, ours: jax.Array, theirs: np.ndarray) -> Difference:
+    """At one place. Raises ValueError where the shapes differ."""
     here = np.asarray(ours)
     if here.shape != theirs.shape:
         raise ValueError(f"{place} has shape {here.shape} here and {theirs.shape} in PyTorch")
