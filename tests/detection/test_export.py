@@ -67,7 +67,7 @@ def test_an_exported_detector_detects_what_the_model_detects(weights, tmp_path):
 
 
 def placed(detector, pixels):
-    canvas, size = detector._placed(pixels)
+    canvas, size = detector.placed(pixels)
     assert size == pixels.shape[:2]
     return canvas[None], np.array([size], np.int32)
 

@@ -4,7 +4,7 @@ Pyramid and heads on every level see the same images, the heads on crops the sam
 selects (and may select otherwise where two scores nearly tie) lies between.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -63,15 +63,22 @@ def compare(model: Detector, variables: Mapping[str, Any], module: Any, images: 
     rng = np.random.default_rng(0)
     crops = [rng.standard_normal((CROPS, size, size, model.width), np.float32) for size in (7, 14)]
     labels = np.arange(CROPS) % model.num_classes
-    theirs = _theirs(module.eval(), images, crops, labels)
+    expected = torchs_network(module.eval(), images, crops, labels)
     variables = {collection: tree for collection, tree in variables.items() if collection != COUNTS}
     with jax.default_matmul_precision("highest"):  # as `verify.compare`
-        run = kernels.jit(lambda variables: model.apply(variables, images, crops, labels, method=_ours))
+        run = kernels.jit(lambda variables: model.apply(variables, images, crops, labels, method=network))
         ours = run(variables)
-    return [difference(place, values, theirs[place]) for place, values in ours.items()]
+    return [difference(place, values, expected[place]) for place, values in ours.items()]
 
 
-def _ours(model: Detector, images: Any, crops: list[Any], labels: Any) -> dict[str, jax.Array]:
+def network(model: Detector, images: Any, crops: Sequence[Any], labels: Any) -> dict[str, jax.Array]:
+    """A detector without what selects: pyramid, outputs on every level, and where it has them heads on given crops.
+
+    Args:
+      images: [N, H, W, 3].
+      crops: [K, 7, 7, C] for the box head, [M, 14, 14, C] for the mask head.
+      labels: int [M].
+    """
     levels, canvas = model.pyramid(jnp.asarray(images))
     places = {f"P{i + 2 + model.first_stage}": level for i, level in enumerate(levels)}
     head: Any = model.head if isinstance(model, RetinaNet) else model.rpn
@@ -80,13 +87,16 @@ def _ours(model: Detector, images: Any, crops: list[Any], labels: Any) -> dict[s
     places |= {"logits": jnp.concatenate(logits, axis=1), "deltas": jnp.concatenate(deltas, axis=1)}
     if isinstance(model, FasterRCNN):
         logits, deltas = model.box_predictor(model.box_head(jnp.asarray(crops[0])[None]))
-        places |= {"box logits": logits[0], "box deltas": deltas[0].reshape(CROPS, -1)}
+        places |= {"box logits": logits[0], "box deltas": deltas[0].reshape(len(crops[0]), -1)}
     if isinstance(model, MaskRCNN):
         places["mask logits"] = model.mask_predictor(model.mask_head(jnp.asarray(crops[1])), jnp.asarray(labels))
     return places
 
 
-def _theirs(module: Any, images: np.ndarray, crops: list[np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+def torchs_network(
+    module: Any, images: np.ndarray, crops: Sequence[np.ndarray], labels: np.ndarray
+) -> dict[str, np.ndarray]:
+    """`network` of torchvision's detector."""
     import torch
 
     def nchw(x: np.ndarray) -> Any:
@@ -111,5 +121,5 @@ def _theirs(module: Any, images: np.ndarray, crops: list[np.ndarray], labels: np
         places |= {"box logits": logits.numpy(), "box deltas": deltas.numpy()}
         if heads.has_mask():
             masks = heads.mask_predictor(heads.mask_head(nchw(crops[1])))
-            places["mask logits"] = masks[range(CROPS), labels].numpy()
+            places["mask logits"] = masks[range(len(labels)), labels].numpy()
         return places
