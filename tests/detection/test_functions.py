@@ -162,8 +162,9 @@ def test_sampling_takes_the_share_of_positives_and_fills_up_with_negatives():
 
 
 @pytest.mark.parametrize("size", [7, 14])
-@pytest.mark.parametrize("beyond", [0, 6])
-def test_roi_align_is_torchvisions_also_on_a_larger_map(size, beyond):
+@pytest.mark.parametrize("beyond, whole", [(0, 1024), (6, 1024), (6, 0)])  # over whole maps, or gathered
+def test_roi_align_is_torchvisions_also_on_a_larger_map(size, beyond, whole, monkeypatch):
+    monkeypatch.setattr(roi_align, "WHOLE_MAPS", whole)
     peer = importlib.import_module("torchvision.ops.roi_align")
 
     rng = np.random.default_rng(7)
