@@ -38,6 +38,8 @@ def weights():
         if len(shape.shape) > 1:
             quiet = 0.03 if path[-2] in ("bbox_pred", "cls_logits", "cls_score") else 1
             noise *= quiet * 1.4 / np.sqrt(np.prod(shape.shape[:-1]))
+        if path[-1] == "bias":
+            noise *= 0.1  # or every box would be moved off its image
         flat[path] = np.abs(noise) + 0.5 if path[-1] in ("var", "scale") else noise
     how = Preprocessing(image_size=64, crop_pct=1.0)
     return Weights(Card(NAME, OPTIONS, how, task="detection", best="box_ap"), model, unflatten_dict(flat))

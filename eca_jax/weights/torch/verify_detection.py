@@ -68,7 +68,7 @@ def compare(model: Detector, variables: Mapping[str, Any], module: Any, images: 
     with jax.default_matmul_precision("highest"):  # as `verify.compare`
         run = kernels.jit(lambda variables: model.apply(variables, images, crops, labels, method=network))
         ours = run(variables)
-    return [difference(place, values, expected[place]) for place, values in ours.items()]
+    return [difference(place, ours[place], values) for place, values in expected.items()]
 
 
 def network(model: Detector, images: Any, crops: Sequence[Any], labels: Any) -> dict[str, jax.Array]:
