@@ -69,9 +69,9 @@ def test_an_exported_detector_detects_what_the_model_detects(weights, tmp_path):
 
 
 def placed(detector, pixels):
-    canvas, size = detector.placed(pixels)
-    assert size == pixels.shape[:2]
-    return canvas[None], np.array([size], np.int32)
+    place = detector.place(pixels)
+    assert place.size == pixels.shape[:2]
+    return place.canvas[None], np.array([place.size], np.int32)
 
 
 def test_a_saved_model_of_a_detector_is_refused_in_a_line(weights, tmp_path, capsys):
