@@ -2,7 +2,9 @@
 
     eca-jax train mask_rcnn_shapes --workdir=/tmp/shapes
 
-Not yet trained to its end: what it reaches, and in what time, is not known.
+`make detect-quickstart` trains it and draws what it finds. Not yet trained to its end in this form. The form before, on
+400 images and with more of the mask head, had box AP 75.6% and mask AP 75.7% after 900 steps of 1,800, while the
+learning rate was high; what it ends at, and in what time on an idle machine, is not known.
 """
 
 import ml_collections
