@@ -5,7 +5,6 @@ from typing import Any
 
 from eca_jax.commands.options import add_classes, add_dtype, add_weights, read
 from eca_jax.inference.export import INPUTS, PLATFORMS, export, export_saved_model
-from eca_jax.models.detection.detector import Detector
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -30,8 +29,5 @@ def run(args: argparse.Namespace) -> int:
     write = export_saved_model if args.saved_model else export
     write(args.out, weights, input=args.input, platforms=args.platforms.split(","))
     size = weights.card.preprocessing.image_size
-    what = f"[N, S, S, 3] of {size} pixels"
-    if isinstance(weights.model, Detector):
-        what = f"of a short side of {size} pixels, and their sizes"
-    print(f"{args.out}: {weights.card.model}, {args.input} images {what}")
+    print(f"{args.out}: {weights.card.model}, {args.input} images [N, S, S, 3] of {size} pixels")
     return 0

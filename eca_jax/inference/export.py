@@ -19,8 +19,6 @@ from eca_jax.data.runtime import tensorflow
 from eca_jax.files import replacing
 from eca_jax.inference.exported import checksum
 from eca_jax.kernels import by_platform
-from eca_jax.models.detection.canvas import MULTIPLE
-from eca_jax.models.detection.detector import Detector
 from eca_jax.models.inputs import normalize
 from eca_jax.version import __version__
 from eca_jax.weights.load import Weights
@@ -32,7 +30,7 @@ INPUTS = ("uint8", "float32")
 def export(
     path: str | os.PathLike, weights: Weights, *, input: str = "uint8", platforms: Sequence[str] = PLATFORMS
 ) -> None:
-    """Writes a file that `eca_jax.load_exported` reads, and of a detector `load_exported_detector`; see there.
+    """Writes a file that `eca_jax.load_exported` reads; see there for what is in it.
 
     The batch size stays open. Any machine can export for all platforms.
 
@@ -68,10 +66,8 @@ def export_saved_model(
     `export` as one operation, XlaCallModule, as JAX's `jax2tf` would have it.
 
     Raises:
-      ValueError: unknown input or platform, a detector, or there is something at `path`.
+      ValueError: unknown input or platform, or there is something at `path`.
     """
-    if isinstance(weights.model, Detector):
-        raise ValueError(f"{weights.card.model} is a detector: a SavedModel is of classifiers, a file for JAX of both")
     _check(input, platforms)
     path = Path(path)
     if path.exists():
@@ -115,12 +111,10 @@ def _for_older_readers(module: bytes) -> bytes:
 
 
 def _exported(weights: Weights, input: str, platforms: Sequence[str]) -> jax.export.Exported:
-    """Takes ({name: weight}, images [batch, S, S, 3]), of a detector sizes int32 [batch, 2] too; any batch size."""
-    side, (batch,) = _side(weights), jax.export.symbolic_shape("batch")
-    inputs = [jax.ShapeDtypeStruct((batch, side, side, 3), jnp.dtype(input))]
-    if isinstance(weights.model, Detector):
-        inputs.append(jax.ShapeDtypeStruct((batch, 2), jnp.int32))
-    return jax.export.export(jax.jit(_program(weights, input)), platforms=platforms)(_arrays(weights), *inputs)
+    """Takes ({name: weight}, images [batch, S, S, 3]); the batch size stays open."""
+    size = weights.card.preprocessing.image_size
+    images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), size, size, 3), jnp.dtype(input))
+    return jax.export.export(jax.jit(_program(weights, input)), platforms=platforms)(_arrays(weights), images)
 
 
 def _check(input: str, platforms: Sequence[str]) -> None:
@@ -131,12 +125,6 @@ def _check(input: str, platforms: Sequence[str]) -> None:
         raise ValueError(f"platforms are some of {', '.join(PLATFORMS)}, not {', '.join(sorted(unknown)) or 'none'}")
 
 
-def _side(weights: Weights) -> int:
-    """Pixels a side of the program's images: a detector's are as large as an image's long side may become."""
-    size = weights.card.preprocessing.image_size
-    return -(-(size * 5 // 3) // MULTIPLE) * MULTIPLE if isinstance(weights.model, Detector) else size
-
-
 def _arrays(weights: Weights) -> dict[str, np.ndarray]:
     """By name: {"params/conv1/kernel": ..., ...}."""
     return {name: np.asarray(leaf) for name, leaf in flatten_dict(weights.variables, sep="/").items()}
@@ -145,8 +133,6 @@ def _arrays(weights: Weights) -> dict[str, np.ndarray]:
 def _metadata(weights: Weights, input: str, platforms: Sequence[str]) -> dict[str, Any]:
     return {
         "model": weights.card.model,
-        "task": "detection" if isinstance(weights.model, Detector) else "classification",
-        "side": _side(weights),
         "input": input,
         "dtype": jnp.dtype(weights.model.dtype).name,
         "num_classes": weights.model.num_classes,
@@ -162,14 +148,14 @@ def _metadata(weights: Weights, input: str, platforms: Sequence[str]) -> dict[st
     }
 
 
-def _program(weights: Weights, input: str) -> Callable[..., Any]:
-    """(weights by name, images) -> logits, or (weights, images, sizes) -> detections; in each platform's own forms."""
+def _program(weights: Weights, input: str) -> Callable[..., jax.Array]:
+    """(weights by name, images) -> logits, in each platform's own forms."""
     model, how = weights.model, weights.card.preprocessing
 
-    def logits(variables: dict[str, Any], images: jax.Array, *sizes: jax.Array) -> Any:
+    def logits(variables: dict[str, Any], images: jax.Array) -> Any:
         if input == "uint8":
             images = normalize(images, how.mean, how.std, model.dtype)
-        return model.apply(variables, images, *sizes)
+        return model.apply(variables, images)
 
     def one_at_a_time(variables: dict[str, Any], images: jax.Array) -> jax.Array:
         # The forms that are fast on a CPU depend on the batch size, so each image is a batch of its own.
@@ -178,12 +164,4 @@ def _program(weights: Weights, input: str) -> Callable[..., Any]:
     def program(weights: dict[str, jax.Array], images: jax.Array) -> jax.Array:
         return by_platform(unflatten_dict(weights, sep="/"), images, cpu=one_at_a_time, default=logits)
 
-    def detections(weights: dict[str, jax.Array], images: jax.Array, sizes: jax.Array) -> Any:
-        # One at a time everywhere: a detector's heads split into chunks whose number the batch would have to tell.
-        def one(row: tuple[jax.Array, jax.Array]) -> Any:
-            found = logits(unflatten_dict(weights, sep="/"), row[0][None], row[1][None])
-            return {name: values[0] for name, values in found.items() if name != "dropped"}
-
-        return jax.lax.map(one, (images, sizes))
-
-    return detections if isinstance(model, Detector) else program
+    return program

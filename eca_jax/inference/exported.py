@@ -42,67 +42,14 @@ class ExportedModel:
         return np.asarray(self._run(self._weights, images))
 
 
-class ExportedDetector:
-    """A detector from one file: images [N, S, S, 3] and their sizes in, boxes out, all NumPy.
-
-    Each image lies in the upper left corner of its array, resized so that its short side is `image_size` pixels, or
-    its long one 5/3 of that where that is less (torchvision's 800 and 1333). Whether images are uint8, or float32 and
-    normalised, the file says; see `metadata`. A program is compiled for each batch size that is seen.
-
-    Attributes:
-      metadata: as of an `ExportedModel`; "side" is S.
-    """
-
-    def __init__(self, program: export.Exported, weights: Mapping[str, np.ndarray], metadata: dict[str, Any]):
-        self.metadata = metadata
-        self._weights = jax.device_put(dict(weights))
-        self._run = jax.jit(program.call)
-
-    def __call__(self, images: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
-        """Detections of images of `sizes` int [N, 2] (height, width), best first, padded to K.
-
-        Returns:
-          `boxes` float32 [N, K, 4], x1 y1 x2 y2 in pixels of the arrays, `scores` [N, K], `labels` int32 [N, K],
-          `valid` bool [N, K], and where the model has masks `masks` float32 [N, K, 28, 28], probabilities in the box.
-
-        Raises:
-          ValueError: the arrays are not of the kind that the file was exported for.
-        """
-        images, sizes, side = np.asarray(images), np.asarray(sizes), self.metadata["side"]
-        if images.dtype != self.metadata["input"] or images.ndim != 4 or images.shape[1:] != (side, side, 3):
-            raise ValueError(
-                f"images must be {self.metadata['input']} [N, {side}, {side}, 3], not {images.dtype} "
-                f"{list(images.shape)}"
-            )
-        if sizes.shape != (len(images), 2) or sizes.min(initial=1) < 1 or sizes.max(initial=1) > side:
-            raise ValueError(f"sizes must be [{len(images)}, 2], from 1 to {side}")
-        found = self._run(self._weights, images, sizes.astype(np.int32))
-        return {name: np.asarray(values) for name, values in found.items()}
-
-
 def load_exported(path: str | os.PathLike) -> ExportedModel:
     """Reads what `eca-jax export` wrote.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: truncated or changed since, no exported model, a detector, or from a JAX too far from this one.
+      ValueError: truncated or changed since, no exported model, or from a JAX too far from this one.
       ImportError: flatbuffers is not installed.
     """
-    program, arrays, metadata = _read(path)
-    if metadata.get("task") == "detection":
-        raise ValueError(f"{path} is a detector: eca_jax.inference.exported.load_exported_detector reads it")
-    return ExportedModel(program, arrays, metadata)
-
-
-def load_exported_detector(path: str | os.PathLike) -> ExportedDetector:
-    """Reads what `eca-jax export` wrote of a detector. Raises as `load_exported`, and ValueError for another model."""
-    program, arrays, metadata = _read(path)
-    if metadata.get("task") != "detection":
-        raise ValueError(f"{path} is no detector: eca_jax.load_exported reads it")
-    return ExportedDetector(program, arrays, metadata)
-
-
-def _read(path: str | os.PathLike) -> tuple[export.Exported, dict[str, np.ndarray], dict[str, Any]]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path}")
     try:
@@ -123,7 +70,7 @@ def _read(path: str | os.PathLike) -> tuple[export.Exported, dict[str, np.ndarra
     except Exception as error:  # flatbuffers and StableHLO raise many kinds for a format they do not know
         versions = f"it was exported with JAX {metadata['versions']['jax']}, this is {jax.__version__}"
         raise ValueError(f"{path} cannot be read by this JAX ({error}); {versions}") from error
-    return program, arrays, metadata
+    return ExportedModel(program, arrays, metadata)
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:
