@@ -7,6 +7,7 @@ import jax.extend
 import jax.numpy as jnp
 import pytest
 
+from eca_jax.bench.attention import pooled_gates
 from eca_jax.layers import ECA, SE
 from eca_jax.layers.conv import Conv
 from eca_jax.layers.norm import BatchNorm
@@ -51,6 +52,14 @@ def test_a_folded_gate_adds_no_pass_over_a_feature_map(build, gate):
     folded = passes_over_feature_maps(build(attention=gate))
     layer = passes_over_feature_maps(build(attention=gate, fold=False))
     assert plain == folded < layer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(pooled_gates()) - {"eca", "se"}))
+def test_nor_does_any_other_gate_of_means(name):
+    build = partial(ResNet, (1, 1, 0, 0), Bottleneck)
+    folded, layer = (passes_over_feature_maps(build(attention=name, fold=fold)) for fold in (True, False))
+    assert passes_over_feature_maps(build(attention=None)) == folded < layer
 
 
 def test_at_inference_what_the_gate_and_the_convolution_read_is_computed_once():
