@@ -23,6 +23,7 @@ def add_parsers(subparsers: Any) -> None:
     _add_predict(subjects)
     _add_data(subjects)
     _add_endurance(subjects)
+    _add_recipe(subjects)
 
 
 def _add_tpu(subjects: Any) -> None:
@@ -101,6 +102,14 @@ def _add_endurance(subjects: Any) -> None:
     parser.add_argument("--steps", type=int, default=10_000, help="batches of 8 small JPEGs (10000)")
     parser.add_argument("--augment", default="rand-m7-mstd0.5-inc1")
     parser.add_argument("--stored", choices=("folder", "tfrecord", "array_record"), default="tfrecord")
+
+
+def _add_recipe(subjects: Any) -> None:
+    parser = _subject(subjects, "recipe", "the whole training step of a recipe on this machine; needs no data", _recipe)
+    parser.add_argument("recipe", help="a recipe's name or file")
+    parser.add_argument("--batch_size", type=int, help="in place of the recipe's")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one measurement, at least one step")
 
 
 def _subject(
@@ -223,3 +232,13 @@ def _endurance(options: argparse.Namespace) -> bench_report.Report:
     from eca_jax.bench import endurance
 
     return endurance.run(options.steps, options.stored, options.augment)
+
+
+def _recipe(options: argparse.Namespace) -> bench_report.Report:
+    from eca_jax.bench import recipe
+    from eca_jax.config import load_recipe
+
+    config = load_recipe(options.recipe)
+    if options.batch_size:
+        config.batch_size = options.batch_size
+    return recipe.run(options.recipe, config, options.seconds, options.rounds)

@@ -9,9 +9,11 @@ import pytest
 from eca_jax.bench import conv as bench_conv
 from eca_jax.bench import device as bench_device
 from eca_jax.bench import predict as bench_predict
+from eca_jax.bench import recipe
 from eca_jax.bench import report as bench_report
 from eca_jax.bench.tpu import contestants
 from eca_jax.commands import main as cli
+from eca_jax.config import load_recipe
 from eca_jax.models import Preprocessing
 
 
@@ -141,3 +143,13 @@ def test_the_tpu_benchmark_prints_the_compilers_estimates(capsys):
     rows = json.loads(capsys.readouterr().out)["estimates"]["infer"]
     assert rows.keys() == {"stock flax layers", "resnet18"}
     assert all(row["cycles"] > 0 and row["all_reduces"] == 0 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_the_whole_step_of_a_recipe_is_measured_without_data():
+    config = load_recipe("tests/training/tiny.py")
+    report = recipe.run("tiny", config, seconds=0.0, rounds=3)
+    assert len(report.result["rounds"]) == 3 and report.result["batch_size"] == 8
+    assert report.result["step_ms"] == 8 / report.result["images_per_second"] * 1000
+    assert report.result["gib"] > 0
+    assert "| tiny" in report.text
