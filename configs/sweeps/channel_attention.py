@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def sweep(add: Add) -> None:
-    add("resnet50", label="ResNet-50", model="resnet50", paper=75.20)
+    add("resnet50", label="plain", model="resnet50", paper=75.20)
     for name, label, paper in (
         ("se", "SE", 76.71),
         ("se_var1", "SE-Var1", 76.00),

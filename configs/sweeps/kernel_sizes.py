@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def sweep(add: Add) -> None:
-    add("resnet50", label="ResNet-50", model="resnet50", paper=75.20)
+    add("resnet50", label="plain", model="resnet50", paper=75.20)
     add("se", label="SE", model="se_resnet50", paper=76.71)
     papers = {3: 77.43}
     for size in (3, 5, 7, 9):
