@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
-# Linux: memory in huge pages. A training step takes its working memory anew; in pages of 4 KB that is a quarter of its time.
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+# Tests train inside pytest's own process; `eca-jax train` asks glibc for huge pages by itself.
+test test-slow: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: quickstart detect-quickstart test test-slow test-all lint docs clean
 

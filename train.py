@@ -2,7 +2,9 @@
 
 import sys
 
+from eca_jax.commands import huge_pages
 from eca_jax.commands.train import main
 
 if __name__ == "__main__":
+    huge_pages.take()
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
+from eca_jax.commands import huge_pages
 from eca_jax.version import __version__
 
 # What each command is for. The module of its name is imported only when the command is asked for, since some need more
@@ -40,7 +41,10 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:  # this process is the command
+        argv = sys.argv[1:]
+        if argv[:1] == ["train"] or argv[:2] == ["bench", "step"]:
+            huge_pages.take()
     if argv[:1] in (["train"], ["plan"]):  # whose recipes have keys of their own
         from eca_jax.commands import train
 

@@ -1,0 +1,68 @@
+"""A training takes huge pages by itself: once, in the same process, and not where it would be of no use."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from eca_jax.commands import huge_pages
+
+HERE = ("Linux", "glibc")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7"}, "glibc.malloc.tcache_count=7:glibc.malloc.hugetlb=1"),
+        ({"JAX_PLATFORMS": "cpu"}, "glibc.malloc.hugetlb=1"),
+    ],
+)
+def test_the_tunable_joins_those_that_are_there(variables, expected):
+    found = huge_pages.environment({"HOME": "/h", **variables}, *HERE, accelerated=False)
+    assert found is not None and found["GLIBC_TUNABLES"] == expected and found["HOME"] == "/h"
+    assert (
+        huge_pages.environment(found, *HERE, accelerated=False) is None
+    )  # the process it starts does not start another
+
+
+@pytest.mark.parametrize(
+    ("variables", "machine", "accelerated"),
+    [
+        ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, HERE, False),
+        ({}, ("Darwin", ""), False),
+        ({}, ("Linux", "musl"), False),
+        ({}, HERE, True),
+        ({"JAX_PLATFORMS": "tpu"}, HERE, False),
+    ],
+    ids=["the user's own setting", "macOS", "another libc", "a GPU trains", "a TPU trains"],
+)
+def test_all_stays_as_it_is_elsewhere(variables, machine, accelerated):
+    assert huge_pages.environment(variables, *machine, accelerated=accelerated) is None
+
+
+def test_on_a_machine_with_an_accelerator_a_training_on_the_cpu_takes_them():
+    assert huge_pages.environment({"JAX_PLATFORMS": "cpu"}, *HERE, accelerated=True) is not None
+
+
+def test_an_accelerator_is_known_by_its_device_file(tmp_path):
+    assert not huge_pages.accelerated(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert huge_pages.accelerated(tmp_path)
+
+
+@pytest.mark.skipif((platform.system(), platform.libc_ver()[0]) != HERE, reason="a tunable of glibc on Linux")
+def test_the_process_starts_again_once_and_keeps_its_id_and_its_command():
+    program = (
+        "import os, sys; from eca_jax.commands import huge_pages; print(os.getpid(), flush=True); huge_pages.take();"
+        "print(os.environ['GLIBC_TUNABLES'], sys.argv[1:])"
+    )
+    variables = {k: v for k, v in os.environ.items() if k not in ("GLIBC_TUNABLES", "ECA_JAX_HUGE_PAGES")}
+    variables["JAX_PLATFORMS"] = "cpu"
+    command = [sys.executable, "-c", program, "train", "two words"]
+    run = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=True)
+    first, second, last = run.stdout.splitlines()
+    assert first == second
+    assert last == "glibc.malloc.hugetlb=1 ['train', 'two words']"
