@@ -13,6 +13,7 @@ is a whole recipe, wherever its file lies. Any key is set from the command line 
 
 import difflib
 import importlib
+import inspect
 import os
 import runpy
 import sys
@@ -54,12 +55,13 @@ def default_config() -> ml_collections.ConfigDict:
             "rule_options": placeholder(object),
         }
     )
-    config.num_classes = 1000
+    config.num_classes = placeholder(int)  # None: the data's
     config.dtype = "float32"  # of the computation: "bfloat16" is much faster on TPUs; parameters stay float32
     config.bn_group_size = 64  # examples that share BatchNorm statistics (the paper: 64 a GPU); 0 is the whole batch
     config.init_from = ""  # weights to start from: a workdir, a weights directory, or a PyTorch file
 
-    # The data: "imagenet2012" (as TFDS prepares it), "folder" (train/CLASS/*, val/CLASS/*) or "digits".
+    # The data: "imagenet2012" (as TFDS prepares it), "digits", or "folder": train/CLASS/* and val/CLASS/*, or CLASS/*,
+    # of which a fifth is for validation.
     config.dataset = "imagenet2012"
     config.data_dir = ""  # of "folder": its root; of TFDS: where it keeps its data sets, "" is ~/tensorflow_datasets
     # How images are prepared; None is the model's own.
@@ -71,6 +73,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.crop_scale = (0.08, 1.0)  # of the random crop in training: share of the image's area,
     config.crop_ratio = (3 / 4, 4 / 3)  # and width over height
     config.flip = True
+    config.upright = False  # turn pictures as their EXIF orientation says; published weights were trained without
     config.augment = ""  # "rand-m7-mstd0.5-inc1", "original", "3a+jitter-0.3", "ta_wide": `eca_jax.data.augment.spec`
     config.repeated_augmentation = 1  # rows of a batch that show each example; an epoch meets that part of them
     config.data_cache = (
@@ -98,8 +101,9 @@ def default_config() -> ml_collections.ConfigDict:
             "nesterov": False,
             "weight_decay": 1e-4,
             "decay_kernels_only": False,
-            "frozen": (),
+            "frozen": (),  # patterns of paths, from their beginning: ("conv1/", "layer1_")
             "max_norm": 0.0,  # of the gradient; 0 leaves it as it is
+            "rates": (),  # shares of the learning rate by such patterns: (("fc/", 10.0),)
         }
     )
     config.label_smoothing = 0.0
@@ -112,6 +116,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.eval_every_epochs = 1
     config.wandb_project = ""  # metrics go to Weights & Biases too (extra "wandb"),
     config.mlflow_experiment = ""  # and to MLflow (extra "mlflow"); metrics.jsonl and TensorBoard have them anyway
+    config.patience = 0  # epochs without a better evaluation after which the run ends; 0 never ends it early
+    config.report = True  # WORKDIR/report at the end: where the model errs, for people
     config.profile_steps = 0  # profile that many steps into WORKDIR/profile, for TensorBoard
     config.compilation_cache = "~/.cache/eca_jax/xla"  # so that a restart need not compile again; "" for none
 
@@ -142,8 +148,10 @@ def find_recipe(name: str | os.PathLike) -> Path:
     raise FileNotFoundError(f"no recipe {str(name)!r}: there are {', '.join(near or known)}")
 
 
-def load_recipe(name: str | os.PathLike) -> ml_collections.ConfigDict:
+def load_recipe(name: str | os.PathLike, init_from: str = "") -> ml_collections.ConfigDict:
     """What a recipe's `get_config()` returns, locked. What lies beside the recipe's file can be imported from then on.
+
+    A recipe whose `get_config` has an argument, which is another with weights to start from, is given `init_from`.
 
     Raises:
       FileNotFoundError: as `find_recipe`.
@@ -155,7 +163,8 @@ def load_recipe(name: str | os.PathLike) -> ml_collections.ConfigDict:
     get_config = runpy.run_path(str(path)).get("get_config")
     if get_config is None:
         raise ValueError(f"{path} is no recipe: it has no function get_config()")
-    return get_config().lock()
+    arguments = [init_from] if inspect.signature(get_config).parameters else []
+    return get_config(*arguments).lock()
 
 
 def plain(config: Any) -> Any:

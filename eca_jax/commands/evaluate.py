@@ -24,6 +24,11 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--data_dir", help="where the data set is")
     parser.add_argument("--batch_size", type=positive, default=64, help="over all devices (64)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--report",
+        metavar="DIR",
+        help="write a page about where the model errs there; a workdir on its own data has WORKDIR/report",
+    )
     parser.set_defaults(run=run)
 
 
@@ -45,16 +50,44 @@ def run(args: argparse.Namespace) -> int:
         from eca_jax.tasks.classification import Classification
 
         source = load_source(data, where or None, splits=("validation",))
-        task = Classification.of_weights(weights, source, args.batch_size)
+        task = Classification.of_weights(weights, source, args.batch_size, upright=recipe.get("upright", False))
+        if args.report or _reports_itself(recipe, data, where):
+            from eca_jax.analysis.report import Judging
+
+            task = Judging.of(task)
     metrics = evaluate_weights(task, weights.variables, args.batch_size)
+    page = None if detects else _report(args, task, metrics, data, weights.step)
     if args.json:
         print(json.dumps({"model": weights.card.model, "data": data, **metrics}))
     else:
         print(f"{weights.card.model}: {task.describe(metrics)}")
         print(f"on {metrics['count']} images of {data}")
+        if page:
+            print(f"report: {page}")
         if detects:
             print("\n".join(figure_lines(metrics)))
     return 0
+
+
+def _reports_itself(recipe: Mapping[str, Any], data: str, where: str | None) -> bool:
+    """Whether the weights are those of a run that keeps a report, and are evaluated on its own data."""
+    own = (recipe.get("dataset"), recipe.get("data_dir") or None)
+    return bool(recipe.get("report")) and ":" not in data and own == (data, where or None)
+
+
+def _report(args: argparse.Namespace, task: Task, metrics: dict[str, Any], data: str, step: int | None) -> str | None:
+    """Writes the report where the evaluation was made for one; takes what it is made of out of the metrics."""
+    from eca_jax.analysis.report import EXAMPLES, Judging, write_report, write_run_report
+
+    if not isinstance(task, Judging):
+        return None
+    try:
+        if args.report:
+            title = f"{task.name} on {data}"
+            return str(write_report(args.report, task, metrics, title=title, step=step))
+        return str(write_run_report(args.weights, task, metrics, step))
+    finally:
+        metrics.pop(EXAMPLES)
 
 
 def figure_lines(metrics: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import ml_collections
 from absl import flags
@@ -17,6 +17,9 @@ from ml_collections import config_flags
 
 from eca_jax.config import load_recipe
 from eca_jax.files import absolute
+
+if TYPE_CHECKING:
+    from eca_jax.tasks.classification import Classification
 
 TRAIN = """Trains a recipe; resumes where the workdir's newest checkpoint left off.
 
@@ -97,7 +100,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, ml_collections.
     recipe = command.config or command.recipe
     if recipe is None:
         raise ValueError("which recipe? Name one: eca-jax train quickstart, or --config=configs/quickstart.py")
-    config = _configured(load_recipe(recipe), overrides)
+    config = _configured(load_recipe(recipe, _init_from(command, overrides)), overrides)
     for key in ("init_from", "data_dir"):
         if getattr(command, key) is not None:
             config[key] = getattr(command, key)
@@ -106,6 +109,13 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, ml_collections.
     if not command.dry_run and not command.workdir:
         raise ValueError("where to? Add --workdir=DIR")
     return command, config
+
+
+def _init_from(command: argparse.Namespace, overrides: Sequence[str]) -> str:
+    """The weights to start from, "" for none: recipes may differ with them."""
+    keys = [argument.lstrip("-").partition("=") for argument in overrides]
+    said = [value for key, _, value in keys if key == "config.init_from"]
+    return command.init_from or (said[-1] if said else "")
 
 
 def _overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -165,6 +175,8 @@ def _train(command: argparse.Namespace, config: Mapping[str, Any]) -> int:
     try:
         with distributed.ending_together():
             distributed.initialize(command.coordinator, command.num_processes, command.process_id)
+            from eca_jax.tasks.classification import Classification
+            from eca_jax.tasks.task import create_task
             from eca_jax.training import loop
 
             if command.eval_only:
@@ -172,11 +184,15 @@ def _train(command: argparse.Namespace, config: Mapping[str, Any]) -> int:
                 if jax.process_index() == 0:
                     print(f"step {step}: {words}")
                 return supervise.DONE
-            best = loop.train(config, command.workdir)
+            task = create_task(config)
+            if isinstance(task, Classification) and jax.process_index() == 0:
+                print("\n".join(task.found(config["num_classes"])), flush=True)
+            best = loop.train(config, command.workdir, task)
             if best is None:
                 return supervise.RESUME
+            reported = config["report"] and isinstance(task, Classification) and _report(config, command.workdir, task)
             if jax.process_index() == 0:
-                print(_closing_words(config, command.workdir, best), flush=True)
+                print(_closing_words(config, command.workdir, best, reported), flush=True)
             return supervise.DONE
     except Exception as error:
         code, message = distributed.verdict(error)
@@ -184,7 +200,19 @@ def _train(command: argparse.Namespace, config: Mapping[str, Any]) -> int:
         return code
 
 
-def _closing_words(config: Mapping[str, Any], workdir: str, best: Mapping[str, Any]) -> str:
+def _report(config: Mapping[str, Any], workdir: str, task: "Classification") -> bool:
+    """Writes WORKDIR/report. The training is done and saved: what hinders the report is said and is no failure."""
+    from eca_jax.analysis.report import report_of_run
+
+    try:
+        report_of_run(workdir, task, config["batch_size"])
+    except (ValueError, OSError) as error:
+        print(f"no report: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _closing_words(config: Mapping[str, Any], workdir: str, best: Mapping[str, Any], reported: bool) -> str:
     """Where the results lie, and commands for what people do next, which work as they stand."""
     here, path = Path.cwd(), absolute(workdir)
     shown = path.relative_to(here) if path.is_relative_to(here) else path
@@ -194,6 +222,7 @@ def _closing_words(config: Mapping[str, Any], workdir: str, best: Mapping[str, A
     lines = [
         f"  checkpoint   {shown}/checkpoints/{best['step']}",
         f"  curves       {shown}/curves.png",
+        *([f"  report       {shown}/report/index.html"] if reported else []),
         f"  TensorBoard  {Path(python).parent / 'tensorboard' if '/' in python else 'tensorboard'} "
         f"--logdir {where}/tensorboard",
     ]

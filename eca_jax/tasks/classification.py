@@ -21,10 +21,13 @@ from eca_jax.tasks.task import Batch, HostBatch, Sums, Variables
 from eca_jax.tasks.warm_start import from_weights
 from eca_jax.weights.card import Card
 from eca_jax.weights.class_names import label_map
-from eca_jax.weights.load import Weights
+from eca_jax.weights.load import Weights, read_weights
 
 # So that ImageNet need not be here for a plan.
 NOMINAL_EXAMPLES = {"imagenet2012": 1_281_167}
+# Images below which a network that starts from nothing is told what to expect.
+_FEW = 20_000
+NOMINAL_CLASSES = {"imagenet2012": 1000, "digits": 10}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +41,7 @@ class Classification:
       open_source: opens the data; called once, when they are needed.
       crop_scale, crop_ratio, flip, augment, repeats, cache, cache_bytes, seed: see `eca_jax.data.train_batches`.
       label_smoothing: of the training loss.
+      upright: pictures are turned as their EXIF orientation says.
       init_from: weights to start from; "" for none.
       labels: in evaluation, for each class of the data its index among the model's; None where they are the same.
     """
@@ -55,6 +59,7 @@ class Classification:
     cache_bytes: int = 0
     seed: int = 0
     label_smoothing: float = 0.0
+    upright: bool = False
     init_from: str = ""
     nominal_examples: int | None = None
     labels: Sequence[int] | None = None
@@ -67,12 +72,18 @@ class Classification:
 
         Raises:
           ValueError: unknown model, override or dtype; BatchNorm groups that do not divide the batch; no preprocessing.
+            Where the recipe leaves the model or the number of classes open, also what `weights.load.read_weights` and
+            `load_source` raise: those are then read.
         """
         if config["dtype"] not in ("float32", "bfloat16"):
             raise ValueError(f"dtype must be 'float32' or 'bfloat16', not {config['dtype']!r}")
-        name, how = config["model"], recipe_preprocessing(config)
+        dataset, data_dir = config["dataset"], config["data_dir"] or None
+        open_source = functools.cache(lambda: load_source(dataset, data_dir, checked=("validation",)))
+        start = _started_from(config)
+        name, how = start.model, recipe_preprocessing(config, start.preprocessing)
         overrides = {key: value for key, value in plain(config["model_overrides"]).items() if value is not None}
-        options = {"num_classes": config["num_classes"], **overrides}
+        classes = config["num_classes"] or NOMINAL_CLASSES.get(dataset) or open_source().num_classes
+        options = {**start.options, **overrides, "num_classes": classes}
         if accepts(name, "image_size") and "image_size" not in options:
             options["image_size"] = how.image_size
         group, examples = config["bn_group_size"], config["batch_size"]
@@ -81,12 +92,11 @@ class Classification:
             if examples % group:
                 raise ValueError(f"bn_group_size={group} does not divide batch_size={examples}")
             grouped["bn_group_size"] = group
-        dataset, data_dir = config["dataset"], config["data_dir"] or None
         return cls(
             model=create_model(name, dtype=jnp.dtype(config["dtype"]), **options, **grouped),
             description=Card(name, options, how, best=cls.best),
             batch_size=examples,
-            open_source=lambda: load_source(dataset, data_dir, checked=("validation",)),
+            open_source=open_source,
             crop_scale=tuple(config["crop_scale"]),
             crop_ratio=tuple(config["crop_ratio"]),
             flip=config["flip"],
@@ -96,12 +106,15 @@ class Classification:
             cache_bytes=int(config["data_cache_gb"] * 1e9),
             seed=config["seed"],
             label_smoothing=config["label_smoothing"],
+            upright=config["upright"],
             init_from=config["init_from"],
             nominal_examples=NOMINAL_EXAMPLES.get(dataset),
         )
 
     @classmethod
-    def of_weights(cls, weights: Weights, source: Source | OwnBatches, batch_size: int) -> "Classification":
+    def of_weights(
+        cls, weights: Weights, source: Source | OwnBatches, batch_size: int, *, upright: bool = False
+    ) -> "Classification":
         """The task of judging weights on data. Classes go by their names wherever both sides have names.
 
         Raises:
@@ -111,7 +124,7 @@ class Classification:
         labels = label_map(source.class_names, stored, num_classes)
         if labels is None and num_classes < source.num_classes:
             raise ValueError(f"{source.name} has {source.num_classes} classes, the weights have {num_classes}")
-        return cls(weights.model, weights.card, batch_size, lambda: source, labels=labels)
+        return cls(weights.model, weights.card, batch_size, lambda: source, labels=labels, upright=upright)
 
     @property
     def name(self) -> str:
@@ -131,6 +144,20 @@ class Classification:
                 f"set num_classes={source.num_classes}"
             )
         return source
+
+    def found(self, num_classes: int | None = None) -> list[str]:
+        """What the data are, for people, a line each, and what fits badly: `num_classes` is what the recipe sets."""
+        lines = [] if isinstance(self.source, OwnBatches) else list(self.source.found)
+        if num_classes and num_classes > self.source.num_classes:
+            lines.append(
+                f"num_classes={num_classes}, but there are {self.source.num_classes}: the others learn only never to be"
+            )
+        if self.source.name == "folder" and not self.init_from and self.train_examples < _FEW:
+            lines.append(
+                f"no weights to start from (init_from): {self.train_examples:,} images teach a network from nothing "
+                "what differs in colour and texture, seldom what needs knowledge of things"
+            )
+        return lines
 
     @property
     def card(self) -> Card:
@@ -169,6 +196,10 @@ class Classification:
     def outputs(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """Plain cross-entropy float32 [N], the label's rank int32 [N] (0 is a right answer), and the mask."""
         logits: Any = self.model.apply(variables, self._pixels(batch), train=False)
+        return self.judged(logits, batch)
+
+    def judged(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """`outputs`, of the logits [N, K]."""
         labels = nearest_label(logits, batch[LABEL])
         return {
             "loss": cross_entropy(logits, labels),
@@ -193,6 +224,7 @@ class Classification:
             cache=self.cache,
             cache_bytes=self.cache_bytes,
             fill=(red, green, blue),
+            upright=self.upright,
             process_index=shard.index,
             process_count=shard.count,
         )
@@ -205,6 +237,7 @@ class Classification:
             image_size=self.preprocessing.image_size,
             resize_size=self.preprocessing.resize_size,
             interpolation=self.preprocessing.interpolation,
+            upright=self.upright,
             process_index=shard.index,
             process_count=shard.count,
         )
@@ -248,12 +281,21 @@ class Accuracy:
         return means | {"count": int(count)}
 
 
-def recipe_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
+def recipe_preprocessing(config: Mapping[str, Any], own: Preprocessing) -> Preprocessing:
     """The model's own preprocessing, but for what the recipe sets. Raises ValueError for what cannot be."""
     keys = ("image_size", "crop_pct", "interpolation", "mean", "std")
     chosen = {key: config[key] for key in keys if config[key] is not None}
     chosen = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in chosen.items()}
-    return dataclasses.replace(preprocessing(config["model"]), **chosen)
+    return dataclasses.replace(own, **chosen)
+
+
+def _started_from(config: Mapping[str, Any]) -> Card:
+    """The recipe's model, or the one of the weights that it starts from, with that one's options and preprocessing."""
+    if config["model"]:
+        return Card(config["model"], {}, preprocessing(config["model"]))
+    if not config["init_from"]:
+        raise ValueError("the recipe has no model: set model, or init_from, whose model it then is")
+    return read_weights(config["init_from"]).card
 
 
 def nearest_label(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -140,6 +140,8 @@ class _Run:
     window: Window  # metrics since the last line of metrics.jsonl
     epoch_seconds: float  # that the epoch took until the window began, without evaluations
     pace: Pace = field(default_factory=Pace)
+    lowest_loss: float = math.inf  # of the steps so far, and no less than 1
+    warned: bool = False  # of a loss that grows
 
     @property
     def total_steps(self) -> int:
@@ -153,8 +155,8 @@ class _Run:
         owed = self._evaluations_due(step, eval_steps) if step else []
         if owed and not self._evaluate(step, state, owed, interrupt):
             return False
-        if step >= self.total_steps:
-            self.progress.say(f"all {self.config['num_epochs']} epochs are done already")
+        if step >= self.total_steps or self._waited_enough():
+            self.progress.say(f"all is done already, up to epoch {step / self.epoch_steps:g}")
             return True
         train_step = _compile(self.program, self.progress)
         self.progress.start(step, self.total_steps)
@@ -180,7 +182,7 @@ class _Run:
                 self._save(step, state)
             if stop or (due and not self._evaluate(step, state, due, interrupt)):
                 return False
-            if step == self.total_steps:
+            if step == self.total_steps or (due and self._waited_enough()):
                 return True
         raise AssertionError("training batches are endless")
 
@@ -192,6 +194,8 @@ class _Run:
         values = {key: float(value) for key, value in sums.items()}
         if not math.isfinite(values["loss"]):
             raise self._not_finite(step, "the loss")
+        if values["count"]:  # a single step's too: the first one's is that of the weights it starts from
+            self.lowest_loss = min(self.lowest_loss, max(values["loss"] / values["count"], 1.0))
         self.window.add(values)
         self.progress.update(step)
         in_epoch = (step - 1) % self.epoch_steps + 1
@@ -202,7 +206,7 @@ class _Run:
         self.epoch_seconds += lap.seconds
         rate = lap.steps * self.config["batch_size"] / lap.seconds
         means = self.window.means()
-        skipped = ((in_epoch - 1) % every + 1) * self.config["batch_size"] - means["count"]
+        skipped = ((in_epoch - 1) % every + 1) * self.config["batch_size"] - int(means["count"])
         line = {
             **means,
             "skipped": skipped,
@@ -220,10 +224,37 @@ class _Run:
         )
         if skipped:
             self.progress.say(f"{self._where(step)}  {skipped} undecodable images skipped")
+        if in_epoch == self.epoch_steps and not self._examples_since(step - self.epoch_steps):
+            raise ValueError(
+                f"no image of the epoch before step {step} could be decoded: there is nothing to learn from"
+            )
+        self._warn_of_explosion(step, means["loss"])
         advice = self.pace.advice(lap)
         if advice:
             self.progress.say(advice)
         self.window = Window()
+
+    def _examples_since(self, step: int) -> int:
+        return sum(line["count"] for line in self.writer.lines if line["split"] == "train" and line["step"] > step)
+
+    def _warn_of_explosion(self, step: int, loss: float) -> None:
+        """One line of advice where a loss leaves the training's lowest far behind, once a run."""
+        if loss > 10 * self.lowest_loss and not self.warned:
+            self.warned = True
+            self.progress.say(
+                f"{self._where(step)}  the loss has grown to {loss:.4g} from {self.lowest_loss:.4g} or less: "
+                f"a learning_rate below {self.config['learning_rate']:g} may help"
+            )
+
+    def _waited_enough(self) -> bool:
+        """Whether `patience` epochs have passed since the best evaluation."""
+        judged = [line for line in self.writer.lines if line["split"] != "train"]
+        best = best_evaluation(judged, self.program.task.best)
+        patience = self.config["patience"]
+        if not patience or best is None or judged[-1]["epoch"] - best["epoch"] < patience:
+            return False
+        self.progress.say(f"no better than after epoch {best['epoch']:g} for {patience} epochs (patience)")
+        return True
 
     def _save(self, step: int, state: TrainState) -> None:
         if not bool(_all_finite(state.params)):
@@ -273,6 +304,7 @@ class _Run:
                 return False
             results[split] = means
         for split, means in results.items():
+            self._warn_of_explosion(step, means["loss"])
             self.writer.write(step, step / self.epoch_steps, split, means)
             self.progress.say(f"{self._where(step)}  {describe(self.program.task, split, means)}")
         self.record_evaluation(step)

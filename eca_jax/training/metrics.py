@@ -7,6 +7,7 @@ up equal to that of an uninterrupted one.
 
 import io
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -45,21 +46,41 @@ class Window:
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The lines of a workdir's metrics.jsonl, oldest first; a last line cut short by a kill is left out."""
+    """The lines of a workdir's metrics.jsonl, oldest first.
+
+    A last line cut short by a kill, and blank ones, are left out; so are damaged ones (power loss, another program),
+    which are logged by their numbers.
+    """
     path = epath.Path(workdir) / METRICS_FILE
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.strip() or not line.endswith(b"\n"):
+            continue
+        try:
+            found.append(_read_line(line))
+        except ValueError:
+            logging.warning("%s, line %d, is damaged and left out", path, number)
+    return found
+
+
+def _read_line(line: bytes) -> dict[str, Any]:
+    """ValueError unless the line is an object that says of which step and split it is."""
+    content = json.loads(line)
+    if not isinstance(content, dict) or not {"step", "epoch", "split", "loss"} <= content.keys():
+        raise ValueError("no line of metrics")
+    return content
 
 
 def best_evaluation(lines: Iterable[Mapping[str, Any]], metric: str) -> Mapping[str, Any] | None:
-    """The validation line of highest `metric` (the earliest of equals), or None before the first evaluation.
+    """The validation line of highest `metric`, of equals that of lowest loss, or None before the first evaluation.
 
     A run that keeps a moving average of its weights is judged by the average's lines ("validation_ema").
     """
     lines = [line for line in lines if line["split"].startswith("validation")]
     averaged = [line for line in lines if line["split"] == "validation_ema"]
-    return max(averaged or lines, key=lambda line: (line[metric], -line["step"]), default=None)
+    return max(averaged or lines, key=lambda line: (line[metric], -line["loss"], -line["step"]), default=None)
 
 
 class MetricsWriter:

@@ -61,6 +61,7 @@ def make_optimizer(
     decay_kernels_only: bool = False,
     frozen: Sequence[str] = (),
     max_norm: float = 0.0,
+    rates: Sequence[tuple[str, float]] = (),
 ) -> optax.GradientTransformation:
     """PyTorch's SGD: the decay joins the gradient before the momentum, the learning rate multiplies after it.
 
@@ -71,6 +72,7 @@ def make_optimizer(
 
     The paper decays every parameter, BatchNorm's and biases too; `decay_kernels_only` spares those. Parameters whose
     path ("body/layer1_0/conv1/kernel") matches one of the patterns `frozen` from its beginning stay as they are.
+    `rates` are (pattern, share of the learning rate) each, of which the first that matches a path counts.
 
     Raises:
       ValueError: unknown name.
@@ -88,6 +90,13 @@ def make_optimizer(
 
         return jax.tree_util.tree_map_with_path(matches, params)
 
+    def share(path: Any, update: Any) -> Any:
+        name = "/".join(part.key for part in path)
+        return update * next((factor for pattern, factor in rates if re.match(pattern, name)), 1.0)
+
+    def scaled(updates: Any, params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(share, updates)
+
     still = [optax.masked(optax.set_to_zero(), kept)] if frozen else []
     clip = [*still, optax.clip_by_global_norm(max_norm)] if max_norm else []
     decay = optax.add_decayed_weights(weight_decay, mask=kernels if decay_kernels_only else None)
@@ -95,4 +104,5 @@ def make_optimizer(
         steps = [decay, optax.trace(momentum, nesterov)]
     else:
         steps = [optax.scale_by_adam(b1=momentum, nesterov=nesterov), decay]
-    return optax.chain(*clip, *steps, optax.scale_by_learning_rate(schedule), *still)
+    shares = [optax.stateless(scaled)] if rates else []
+    return optax.chain(*clip, *steps, optax.scale_by_learning_rate(schedule), *shares, *still)

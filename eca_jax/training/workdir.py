@@ -25,7 +25,9 @@ FREE = {
     "log_every_steps",
     "mlflow_experiment",
     "num_epochs",
+    "patience",
     "profile_steps",
+    "report",
     "wandb_project",
 }
 
@@ -70,6 +72,8 @@ def _check(path: os.PathLike, before: Mapping[str, Any], now: Mapping[str, Any])
         raise ValueError(f"{other}: its {CONFIG_FILE} holds no recipe; choose another workdir")
     found = differences(before["config"], now["config"])
     for key, (old, new) in found.items():
+        if key == "num_classes" and None in (old, new):
+            continue  # the data's, which are compared by their names
         if key not in FREE:
             raise ValueError(f"{other}: {key} is {old!r} there and {new!r} here; choose another workdir")
     if before.get("class_names") != now.get("class_names"):
@@ -79,4 +83,4 @@ def _check(path: os.PathLike, before: Mapping[str, Any], now: Mapping[str, Any])
         raise ValueError(
             f"{other}: the data had {counted} training examples there and {count} here; choose another workdir"
         )
-    return [f"{key} was {old!r} and is {new!r} now" for key, (old, new) in found.items()]
+    return [f"{key} was {old!r} and is {new!r} now" for key, (old, new) in found.items() if key in FREE]

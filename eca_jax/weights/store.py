@@ -171,9 +171,12 @@ def evaluations(workdir: str | os.PathLike) -> dict[int, dict[str, Any]]:
 
 
 def best_step(workdir: str | os.PathLike, metric: str) -> int | None:
-    """The step of the highest `metric` among a workdir's checkpoints; the newest before any evaluation."""
-    judged = {step: judging_line(lines)[metric] for step, lines in evaluations(workdir).items()}
-    best = max(judged, key=lambda step: (judged[step], -step), default=None)
+    """The step of the highest `metric` among a workdir's checkpoints, of equals that of the lowest loss.
+
+    The newest before any evaluation.
+    """
+    judged = {step: judging_line(lines) for step, lines in evaluations(workdir).items()}
+    best = max(judged, key=lambda step: (judged[step][metric], -judged[step].get("loss", 0.0), -step), default=None)
     return max(checkpoint_steps(workdir), default=None) if best is None else best
 
 

@@ -117,6 +117,14 @@ def test_the_best_step_is_of_the_highest_metric_that_is_still_there(workdir):
     assert store.read(workdir).step == 5
 
 
+def test_of_equal_metrics_the_lower_loss_is_the_best(workdir):
+    checkpoints = Checkpoints(workdir)
+    for step, loss in ((3, 1.03), (5, 0.73)):
+        checkpoints.record(step, {"validation": {"step": step, "top1": 0.9, "loss": loss}})
+    checkpoints.close()
+    assert store.best_step(workdir, "top1") == 5
+
+
 def test_a_damaged_record_is_named(workdir):
     (workdir / "checkpoints" / "5" / "evaluation.json").write_text('{"validation": {"top')
     with pytest.raises(ValueError, match=r"checkpoints/5/evaluation.json is damaged") as error:

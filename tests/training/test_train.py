@@ -32,7 +32,12 @@ def test_a_recipe_is_the_papers(name):
     assert (*found, optimizer.weight_decay, config.bn_group_size) == RECIPES[name]
     assert (config.model, optimizer.momentum, schedule.name) == (name, 0.9, "step")
     how = create_task(config).preprocessing
-    assert (how.image_size, how.resize_size, how.interpolation, config.num_classes) == (224, 256, "bilinear", 1000)
+    assert (how.image_size, how.resize_size, how.interpolation, create_task(config).model.num_classes) == (
+        224,
+        256,
+        "bilinear",
+        1000,
+    )
     assert not optimizer.decay_kernels_only and not optimizer.nesterov and not config.label_smoothing
 
 

@@ -21,4 +21,5 @@ def get_config():
     config.keep_checkpoints = 2
     config.ema_decay = 0.9
     config.compilation_cache = ""
+    config.report = False
     return config

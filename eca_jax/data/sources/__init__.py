@@ -56,7 +56,8 @@ def _open(name: str, data_dir: str | os.PathLike | None, splits: Sequence[str]) 
     if name == "folder":
         if not data_dir:
             raise ValueError(
-                "dataset 'folder' needs data_dir: a directory with train/CLASS/*.JPEG and val/CLASS/*.JPEG"
+                "dataset 'folder' needs data_dir: a directory with CLASS/*.JPEG, or with train/CLASS/*.JPEG and "
+                "val/CLASS/*.JPEG"
             )
         return FolderSource(data_dir, splits)
     if name not in ("imagenet2012", "digits", *RELABELLED):

@@ -14,6 +14,8 @@ from etils import epath
 
 from eca_jax.data.decode import UndecodableImage, decode, looks_complete
 from eca_jax.data.order import random_access_rows
+from eca_jax.data.sources.census import census
+from eca_jax.data.sources.flat import is_validation, refuse_halves
 from eca_jax.data.sources.source import SPLITS, Row, of_split
 from eca_jax.data.sources.walk import Found, files_under, image_suffixes, is_tool_made
 
@@ -24,25 +26,36 @@ _EXPECTED = "CLASS/*.JPEG, .jpg or .png"
 class FolderSource:
     """`train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`; classes are numbered in sorted order, as torchvision does.
 
+    Where neither train/ nor val/ is there, `CLASS/*.JPEG`: a fifth of each class, by a hash of the files' names, is for
+    validation (see `flat.is_validation`). Files that look damaged and cannot be decoded are then left out and logged.
+
     Read are all files of a format that Pillow reads, in subdirectories too. Names that begin with a dot, and what
     archivers and thumbnailers leave behind, are nothing: neither classes nor images. Links are followed, to each
     directory and file of a class once. What is left out because of its format is logged.
 
     Args:
-      root: the directory of train/ and val/.
+      root: the directory of train/ and val/, or of the classes.
       splits: which of the two must be there; the other is read where it is.
+
+    Attributes:
+      found: what there is, for people, a line each; sizes are those of some hundred files.
 
     Raises:
       FileNotFoundError: one of `splits` is not there, or links lead nowhere.
-      ValueError: a class without images, or different classes in the two.
+      ValueError: a class without images, different classes in the two, or directories that look like no classes.
     """
 
     def __init__(self, root: str | os.PathLike, splits: Sequence[str] = SPLITS):
         self.name = "folder"
         self.label_shape: tuple[int, ...] = ()
         self.root = epath.Path(root).expanduser()
+        self._paths: dict[str, list[str]] = {}
+        self._labels: dict[str, np.ndarray] = {}
+        if self._is_flat():
+            self._split()
+            return
         present = [split for split in SPLITS if split in splits or (self.root / _FOLDERS[split]).is_dir()]
-        self._paths, self._labels, classes = {}, {}, {}
+        classes: dict[str, list[str]] = {}
         for split in present:
             self._paths[split], self._labels[split], classes[split] = _scan(self.root / _FOLDERS[split])
         self.class_names = classes[present[0]]
@@ -54,13 +67,44 @@ class FolderSource:
                 f"{len(differing)} are in one of them only, e.g. {differing[0]!r}"
             )
 
+    def _is_flat(self) -> bool:
+        if any((self.root / name).is_dir() for name in _FOLDERS.values()) or not self.root.is_dir():
+            return False
+        return any(entry.is_dir() and not is_tool_made(entry.name) for entry in self.root.iterdir())
+
+    def _split(self) -> None:
+        """Takes a flat tree in."""
+        paths, labels, self.class_names = _scan(self.root)
+        refuse_halves(self.root, self.class_names)
+        self.num_classes = len(self.class_names)
+        validation = is_validation(str(self.root), paths, labels)
+        damaged = _damaged([] if "://" in str(self.root) else paths)
+        if damaged:
+            index = min(damaged)
+            logging.warning(
+                "%d files that cannot be decoded are left out, e.g. %s: %s",
+                len(damaged),
+                _printable(paths[index]),
+                damaged[index],
+            )
+        whole = np.array([index not in damaged for index in range(len(paths))])
+        for split, chosen in (("train", whole & ~validation), ("validation", whole & validation)):
+            self._paths[split] = [paths[index] for index in np.flatnonzero(chosen)]
+            self._labels[split] = labels[chosen]
+            if not self._paths[split]:
+                raise ValueError(f"{self.root}: there is nothing for {split}: {len(paths)} images are too few")
+
+    @functools.cached_property
+    def found(self) -> list[str]:
+        return census(self._paths, self._labels, self.class_names)
+
     def num_examples(self, split: str) -> int:
         """Number of examples; ValueError for an unknown split, FileNotFoundError for one that is not there."""
         return len(self._of(self._paths, split))
 
     def describe(self, split: str, index: int) -> str:
         """The file's path; bytes that are no UTF-8 are escaped."""
-        return os.fsencode(self._of(self._paths, split)[index]).decode("utf-8", "backslashreplace")
+        return _printable(self._of(self._paths, split)[index])
 
     def check(self, split: str) -> None:
         """Looks at the beginning and the end of each file; decodes those that look damaged. Buckets are not looked at.
@@ -69,11 +113,10 @@ class FolderSource:
           ValueError: how many images cannot be decoded, the first one's path, and why.
         """
         paths = [] if "://" in str(self.root) else self._of(self._paths, split)
-        with ThreadPoolExecutor() as pool:
-            damaged = [(index, reason) for index, reason in enumerate(pool.map(_damage, paths)) if reason]
+        damaged = _damaged(paths)
         if damaged:
-            index, reason = damaged[0]
-            others = f" ({len(damaged) - 1} more cannot either)" if damaged[1:] else ""
+            index, reason = next(iter(damaged.items()))
+            others = f" ({len(damaged) - 1} more cannot either)" if len(damaged) > 1 else ""
             raise ValueError(f"cannot decode {split} image {self.describe(split, index)}: {reason}{others}")
 
     def train_rows(
@@ -103,6 +146,16 @@ class FolderSource:
         if split in _FOLDERS and split not in table:
             raise FileNotFoundError(f"no such directory: {self.root / _FOLDERS[split]}")
         return of_split(table, split)
+
+
+def _damaged(paths: Sequence[str]) -> dict[int, str]:
+    """Why which of the images cannot be decoded, as far as that is quick to find out."""
+    with ThreadPoolExecutor() as pool:
+        return {index: reason for index, reason in enumerate(pool.map(_damage, paths)) if reason}
+
+
+def _printable(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _damage(path: str) -> str | None:

@@ -64,6 +64,12 @@ class _Records:
         self._splits = {split: builder.info.splits[name] for split, name in self._names.items()}
         self._files = {split: [str(path) for path in info.filepaths] for split, info in self._splits.items()}
 
+    @property
+    def found(self) -> list[str]:
+        """The number of images of each split."""
+        sides = " and ".join(f"{split.num_examples:,} {name}" for name, split in self._splits.items())
+        return [f"{self.num_classes} classes, {sides} images"]
+
     def num_examples(self, split: str) -> int:
         """Number of examples; ValueError for an unknown split."""
         return of_split(self._splits, split).num_examples

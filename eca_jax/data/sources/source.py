@@ -44,6 +44,10 @@ class Source(Protocol):
     num_classes: int
     class_names: list[str]
 
+    @property
+    def found(self) -> list[str]:
+        """What there is, for people, a line each."""
+
     def num_examples(self, split: str) -> int:
         """Number of examples; ValueError for an unknown split."""
 
