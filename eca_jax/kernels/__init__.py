@@ -8,9 +8,8 @@ from eca_jax.kernels.barriers import compute_apart, compute_once
 from eca_jax.kernels.channels import one_filter
 from eca_jax.kernels.conv import Convolution, conv2d, convolutions
 from eca_jax.kernels.elementwise import add_relu
-from eca_jax.kernels.gram import affine_conv, moments
 from eca_jax.kernels.means import means
-from eca_jax.kernels.platform import by_platform, compiled_for, compiling_for
+from eca_jax.kernels.platform import by_platform
 from eca_jax.kernels.pool import max_pool
 from eca_jax.kernels.program import Program, jit
 
@@ -18,10 +17,7 @@ __all__ = [
     "Convolution",
     "Program",
     "add_relu",
-    "affine_conv",
     "by_platform",
-    "compiled_for",
-    "compiling_for",
     "compute_apart",
     "compute_once",
     "conv2d",
@@ -29,6 +25,5 @@ __all__ = [
     "jit",
     "max_pool",
     "means",
-    "moments",
     "one_filter",
 ]

@@ -4,9 +4,7 @@ A traced program holds the operation by name; only the lowering, which knows its
 one trace serves every platform, and no trace can carry the form of another one.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -18,26 +16,6 @@ from jax.interpreters import batching, mlir, xla
 Form = Callable[..., Any]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _PLAIN: dict[core.Primitive, Form] = {}
-_TARGET: ContextVar[str | None] = ContextVar("the platform of the program that `kernels.jit` traces", default=None)
-
-
-def compiled_for() -> str | None:
-    """The platform of the program that is being traced, where `kernels.jit` traces it for one it knows; else None.
-
-    For a form that reaches over several operations and their gradients, which no primitive can. It must equal the
-    form that is taken without it; a program that is traced elsewhere and lowered for that platform has that one.
-    """
-    return _TARGET.get()
-
-
-@contextmanager
-def compiling_for(platform: str | None) -> Iterator[None]:
-    """What is traced inside is for `platform`; see `compiled_for`. A trace that is kept must not leave it."""
-    token = _TARGET.set(platform)
-    try:
-        yield
-    finally:
-        _TARGET.reset(token)
 
 
 def primitive(name: str, plain: Form, *, multiple_results: bool = False, **forms: Form) -> core.Primitive:

@@ -9,7 +9,6 @@ import jax
 from jax import lax
 from jax.sharding import Sharding
 
-from eca_jax.kernels.platform import compiled_for, compiling_for
 from eca_jax.kernels.shifts import split
 
 # Keeps XLA from handing convolutions to YNNPACK, as jaxlib 0.10 does unasked: Eigen is faster, and exacter for kernel
@@ -44,7 +43,6 @@ class Program:
         self._shardings = list(_shardings((jit_options.get("in_shardings"), jit_options.get("out_shardings"))))
         on_cpu = functools.partial(jax.jit, **jit_options, compiler_options=_CPU_OPTIONS)
         self._plain = jax.jit(function, **jit_options)
-        self._on_tpus = jax.jit(_for_tpu(function), **jit_options)
         self._on_cpus = on_cpu(function)
         self._on_one_cpu = self._on_cpus if rows is None else on_cpu(_few_at_a_time(function, rows))
 
@@ -59,10 +57,10 @@ class Program:
         """The jitted function for the devices that these arguments mean."""
         leaves = jax.tree.leaves((args, kwargs))
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            return self._on_tpus if compiled_for() == "tpu" else self._plain
+            return self._plain
         platform, count = self._devices(leaves)
         if platform != "cpu":
-            return self._on_tpus if platform == "tpu" else self._plain
+            return self._plain
         return self._on_one_cpu if count == 1 else self._on_cpus
 
     def _devices(self, leaves: list[Any]) -> tuple[str, int]:
@@ -84,17 +82,6 @@ def _shardings(tree: Any) -> Iterable[Sharding]:
         sharding = leaf.sharding if tied else leaf
         if isinstance(sharding, Sharding):
             yield sharding
-
-
-def _for_tpu(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, traced knowing that its program is for a TPU: a function of its own, whose traces serve no other."""
-
-    @functools.wraps(function)
-    def on_tpu(*args: Any, **kwargs: Any) -> Any:
-        with compiling_for("tpu"):
-            return function(*args, **kwargs)
-
-    return on_tpu
 
 
 def _few_at_a_time(function: Callable[..., Any], rows: int) -> Callable[..., Any]:

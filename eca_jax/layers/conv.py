@@ -88,10 +88,6 @@ class Conv(nn.Module):
         mean = jnp.dot(mean, rounded, precision=jax.lax.Precision.HIGHEST)
         return y, mean if bias is None else mean + bias
 
-    def rounded_kernel(self) -> jax.Array:
-        """The kernel [k, k, C_in / groups, features] in `dtype`, of a layer whose parameters exist."""
-        return self.get_variable("params", "kernel").astype(self.dtype)
-
     @property
     def mean_commutes(self) -> bool:
         """Whether `with_mean` is available: a pointwise convolution that sees every pixel."""

@@ -7,20 +7,17 @@ GAP(a x + b) = a GAP(x) + b, and the gated output is one affine map of the convo
 
 In training GAP(x) are the per-example means that the batch statistics are made of. At inference, where there are
 none, the mean commutes with a 1x1 convolution, so it is taken of the convolution's smaller input, and the gate is
-known before the convolution runs. In a training step for a TPU a widening 1x1 convolution's statistics come from its
-input as well, so that its result is never written: see `eca_jax.kernels.gram`.
+known before the convolution runs.
 """
-
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.kernels import affine_conv, compiled_for, compute_once, max_pool, moments
+from eca_jax.kernels import compute_once, max_pool
 from eca_jax.layers.attention import ChannelGate
 from eca_jax.layers.conv import Conv
-from eca_jax.layers.norm import BatchNorm, scale_shift, split_groups
+from eca_jax.layers.norm import BatchNorm, scale_shift
 
 
 def conv_norm_gate(
@@ -31,8 +28,6 @@ def conv_norm_gate(
     A `ChannelGate` is folded. `fold=False` runs the three layers one after another, the definition that the folded
     form must equal, and so does any other attention: a module `(x, train) -> x`.
     """
-    if train and fold and (gate is None or isinstance(gate, ChannelGate)) and statistics_from_input(x, conv, norm):
-        return _unwritten(x, conv, norm, gate)
     if gate is None:
         return norm(conv(x), train)
     if not fold or not isinstance(gate, ChannelGate) or not (train or conv.mean_commutes):
@@ -52,39 +47,6 @@ def conv_norm_gate(
         a, b = (jnp.repeat(v, y.shape[0] // v.shape[0], axis=0) for v in (a, b))
     weights = gate.gate(a * pooled + b)
     return scale_shift(y.astype(norm.dtype), weights * a, weights * b)
-
-
-def statistics_from_input(x: jax.Array, conv: Conv, norm: BatchNorm) -> bool:
-    """Whether, in training, a convolution of x runs without its result being written. The rule and its figures:
-
-    in a program that `kernels.jit` compiles for a TPU, a 1x1 convolution of stride 1 to four times as many channels or
-    more, those of bottlenecks and stage 1's shortcut, and groups of no fewer values than input channels. See
-    BENCHMARKS.md, "A convolution's statistics from its input".
-    """
-    if compiled_for() != "tpu" or conv.is_initializing() or not conv.mean_commutes or conv.use_bias:
-        return False
-    channels = x.shape[-1]
-    return conv.features >= 4 * channels and norm.groups(x)[1] >= channels
-
-
-def _unwritten(x: jax.Array, conv: Conv, norm: BatchNorm, gate: ChannelGate | None) -> jax.Array:
-    """`conv_norm_gate` in training, the statistics from the moments of x: [N, H, W, K] -> [N, H, W, C]."""
-    x, kernel = x.astype(conv.dtype), conv.rounded_kernel()[0, 0]
-    groups, count = norm.groups(x)
-    of_examples, second = moments(x, groups)
-    w = kernel.astype(jnp.float32)
-    dot = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-    of_groups = jnp.mean(split_groups(of_examples, groups), axis=1)
-    # Cancelled in K x K, before W: of channels that W cancels nothing is lost.
-    covariance = second - of_groups[:, :, None] * of_groups[:, None, :]
-    var = jnp.maximum(jnp.sum(w * dot("gkl,lc->gkc", covariance, w), axis=1), 0.0)
-    a, b = norm.from_statistics(dot("gk,kc->gc", of_groups, w), var, count)
-    if gate is not None:
-        if groups > 1:
-            a, b = (jnp.repeat(v, len(x) // groups, axis=0) for v in (a, b))
-        weights = gate.gate(a * dot("nk,kc->nc", of_examples, w) + b)
-        a, b = weights * a, weights * b
-    return affine_conv(x, kernel, a, b).astype(norm.dtype)
 
 
 def norm_relu_pool(x: jax.Array, norm: BatchNorm, train: bool) -> jax.Array:

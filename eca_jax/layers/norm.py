@@ -85,8 +85,14 @@ class BatchNorm(nn.Module):
             return x, a[None], (bias - a * sign * running_mean.value)[None], None
 
         examples = x.shape[0]
-        groups, count = self.groups(x)
-        grouped = split_groups(x.astype(jnp.float32), groups)
+        group_size = self.group_size or examples
+        if examples % group_size:
+            raise ValueError(f"a batch of {examples} does not split into BatchNorm groups of {group_size}")
+        count = group_size * x.shape[1] * x.shape[2]
+        if count < 2:
+            raise ValueError("BatchNorm needs more than one value per channel in training")
+
+        grouped = split_groups(x.astype(jnp.float32), examples // group_size)
         per_example, mean = means(grouped) if with_mean else (None, jnp.mean(grouped, axis=(1, 2, 3)))
         # E[x^2] - E[x]^2 needs one pass over x; rounding may take it below zero.
         var = jnp.maximum(jnp.mean(jnp.square(grouped), axis=(1, 2, 3)) - jnp.square(mean), 0.0)
@@ -98,33 +104,6 @@ class BatchNorm(nn.Module):
 
         a = sign * scale * jax.lax.rsqrt(var + self.epsilon)
         return x, a, bias - a * mean, None if per_example is None else per_example.reshape(examples, channels)
-
-    def groups(self, x: jax.Array) -> tuple[int, int]:
-        """Groups of a batch x [N, H, W, ...] in training, and the values of one in a channel. Raises as `affine`."""
-        examples, height, width = x.shape[:3]
-        group_size = self.group_size or examples
-        if examples % group_size:
-            raise ValueError(f"a batch of {examples} does not split into BatchNorm groups of {group_size}")
-        count = group_size * height * width
-        if count < 2:
-            raise ValueError("BatchNorm needs more than one value per channel in training")
-        return examples // group_size, count
-
-    def from_statistics(self, mean: jax.Array, var: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-        """a and b of `affine` in training, from a batch's statistics that were taken elsewhere.
-
-        The running statistics follow them. Only where parameters and running statistics exist.
-
-        Args:
-          mean, var: float32 [G, C]; var is biased, not negative.
-          count: values of one group in a channel.
-        """
-        scale: jax.Array = self.get_variable("params", "scale")
-        bias: jax.Array = self.get_variable("params", "bias")
-        for name, groups in (("mean", mean), ("var", var * (count / (count - 1)))):
-            self.put_variable("batch_stats", name, self._update(self.get_variable("batch_stats", name), groups))
-        a = scale * jax.lax.rsqrt(var + self.epsilon)
-        return a, bias - a * mean
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[N, H, W, C] -> the same shape, in `dtype`."""
