@@ -62,7 +62,10 @@ def run_sweep(
     diverged: dict[tuple[str, int], str] = {}
     runs = sweep.runs(seeds, shard)
     for run in runs:  # a wrong recipe is an error before anything is trained
-        create_task(run.config)
+        if (task := create_task(run.config)).best != "top1":
+            raise ValueError(
+                f"a sweep compares top-1, and {task.name} of row {run.row.name!r} is judged by {task.best}"
+            )
     for number, run in enumerate(runs, 1):
         workdir = path / run.directory
         # Process 0 decides for all: another may see the files a moment later.

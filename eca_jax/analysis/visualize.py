@@ -1,8 +1,10 @@
 """The gallery of a model's attention: what its gates do on a split, beside another model's where there is one."""
 
 import dataclasses
+import difflib
 import fnmatch
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -103,7 +105,10 @@ def visualize(
             pictures.append(_kernels(directory, one.name, filters, suffix))
         if one.name in effects:
             pictures.append(_effect(directory, one, effects[one.name], suffix))
-    found = [(one.name, one.task.describe(one.statistics.metrics)) for one in seen]
+    found = []
+    for one in seen:
+        words = one.task.describe(one.statistics.metrics)
+        found.append((one.name, f"{words}; SHA-256 of its weights {_digest(one.weights.variables)}"))
     count = seen[0].statistics.metrics["count"]
     found.append(("classes", ", ".join(names[label] for label in labels)))
     write_page(directory, " beside ".join(titles), [*facts, ("images", f"{count} of {source.name}"), *found], pictures)
@@ -266,10 +271,17 @@ def _explained(one: Seen, images: np.ndarray) -> tuple[dict[str, np.ndarray], di
     return pooled, {key: maps[key] for key in sorted(maps, key=lambda key: (last not in key, key))}, logits
 
 
+def _digest(variables: Any) -> str:
+    """The first 16 digits of a hash of the values, the same from whatever file they were read."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _chosen(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     """Indices of the classes to show. ValueError for a name that is none; names the nearest."""
-    import difflib
-
     if not classes:
         classes = PAPERS if set(PAPERS) <= set(names) else names[:4]
     for name in classes:

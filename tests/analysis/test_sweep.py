@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import math
 import os
 import signal
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 from eca_jax.analysis.sweep import NO_DIFFERENCE, Result, half_width, load_sweep, markdown, summarize, table
-from eca_jax.analysis.sweep_runner import plot
-from eca_jax.config import recipe_directory
+from eca_jax.analysis.sweep_runner import plot, run_sweep
+from eca_jax.config import plain, recipe_directory
 from eca_jax.tasks.task import create_task
+from eca_jax.training.loop import NonFiniteLoss
 
 SWEEP = """
 import eca_jax
@@ -121,6 +123,51 @@ def test_the_table_marks_what_is_not_there_and_claims_nothing_of_one_seed(file):
     assert "360 validation images: one is 0.28 points" in text
     figure = plot(sweep, found)
     assert [label.get_text() for label in figure.legends[0].get_texts()] == ["ResNet", "se"]
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The runs that the runner hands to the trainer, which here only writes what the real one leaves; SE diverges."""
+    calls = []
+
+    def train(config, workdir):
+        calls.append(f"{workdir.parent.name}/{workdir.name}")
+        if config.seed == 1 and "stop" in calls:
+            return None
+        workdir.mkdir(parents=True, exist_ok=True)
+        content = json.loads(json.dumps({"config": plain(config), "train_examples": 1437}))
+        (workdir / "config.json").write_text(json.dumps(content))
+        if config.model_overrides.attention == "se":
+            raise NonFiniteLoss("the loss is not finite at step 3")
+        lines = [{"step": step, "split": "validation", "top1": 0.9, "count": 360} for step in (11, 22)]
+        (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return lines[-1]
+
+    monkeypatch.setattr("eca_jax.analysis.sweep_runner.train", train)
+    return calls
+
+
+def test_a_run_that_diverges_is_said_and_the_others_go_on(file, tmp_path, trained):
+    outcome = run_sweep(load_sweep(file), tmp_path / "root")
+    assert trained == ["plain/seed0", "se/seed0", "eca/seed0"]
+    assert list(outcome.diverged) == [("se", 0)] and not outcome.interrupted
+    text = (tmp_path / "root" / "table.md").read_text()
+    assert "| se | 0 of 1 |  |  |  |  | seed 0 diverged |" in text and "| eca | 1 of 1 | 90.00 |" in text
+
+
+def test_only_what_is_not_finished_is_trained_and_a_stop_is_told(file, tmp_path, trained):
+    sweep = load_sweep(file)
+    run_sweep(sweep, tmp_path / "root")
+    trained[:] = ["stop"]
+    outcome = run_sweep(sweep, tmp_path / "root", seeds=2)
+    assert trained == ["stop", "se/seed0", "plain/seed1"] and outcome.interrupted
+
+
+def test_runs_of_another_recipe_are_not_taken_for_these(file, tmp_path, trained):
+    run_sweep(load_sweep(file), tmp_path / "root")
+    changed = load_sweep(file, changes={"learning_rate": 0.5})
+    with pytest.raises(ValueError, match=r"another recipe: learning_rate is 0\.05 there and 0\.5 here"):
+        run_sweep(changed, tmp_path / "root")
 
 
 @pytest.mark.slow

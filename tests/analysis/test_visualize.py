@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,9 +16,17 @@ from small_network import OPTIONS, PREPROCESSING, random_variables
 import eca_jax
 from eca_jax.analysis import figures
 from eca_jax.analysis.gallery import Picture, save_picture, write_page
-from eca_jax.analysis.gates import Gate, GateStatistics, autocorrelation, channel_kernels, permutation_band
+from eca_jax.analysis.gates import (
+    Gate,
+    GateStatistics,
+    autocorrelation,
+    channel_kernels,
+    gate_statistics,
+    permutation_band,
+)
 from eca_jax.data import eval_batches, load_source
 from eca_jax.models.inputs import Preprocessing
+from eca_jax.tasks.classification import Classification
 from eca_jax.weights.card import Card
 
 
@@ -140,6 +149,37 @@ def test_the_same_figures_on_1_and_8_devices_and_those_of_a_plain_loop(tmp_path)
         gates = np.asarray(state["intermediates"][block]["eca"]["gate"][0])
         shown = [found[8][0]["eca_resnet18", block, names[2], str(channel)] for channel in range(gates.shape[1])]
         np.testing.assert_allclose(shown, gates[labels == 2].mean(0), rtol=1e-4)
+
+
+class Stream(Classification):
+    """The same images over and over."""
+
+    batches = 0
+
+    def eval_batches(self, split, shard):
+        random = np.random.default_rng(0)
+        images = random.integers(0, 255, (self.batch_size, 8, 8, 3), np.uint8)
+        batch = {"image": images, "label": np.arange(self.batch_size, dtype=np.int32) % 10}
+        for _ in range(self.batches):
+            yield {**batch, "mask": np.ones(self.batch_size, np.float32)}
+
+
+@pytest.mark.slow
+def test_fifty_thousand_images_take_no_more_memory_than_a_thousand(monkeypatch):
+    options = {"stage_sizes": (1, 0, 0, 0), "small_images": True, "num_classes": 10}
+    model = eca_jax.create_model("eca_resnet18", **options)
+    task = Stream(model, Card("eca_resnet18", options, Preprocessing(image_size=8)), 64, lambda: None)
+    variables, peaks, found = random_variables(model, 8), [], []
+    for batches in (16, 782):
+        monkeypatch.setattr(Stream, "batches", batches)
+        tracemalloc.start()
+        found.append(gate_statistics(task, variables))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert [statistics.counts.sum() for statistics in found] == [1024, 50_048]
+    np.testing.assert_allclose(found[0].mean("layer1_0", 3), found[1].mean("layer1_0", 3), rtol=1e-6)
+    # What is seen of 50,000 images, 700 bytes of each, would be 35 MB.
+    assert peaks[1] < peaks[0] + 2**20
 
 
 def rows(path):
