@@ -46,6 +46,7 @@ def default_config() -> ml_collections.ConfigDict:
             "kernel_sizes": placeholder(object),
             "width_mult": placeholder(float),
             "dropout": placeholder(float),
+            "drop_path": placeholder(float),
             # Of detectors.
             "backbone": placeholder(str),
             "backbone_options": placeholder(object),
@@ -66,6 +67,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.data_dir = ""  # of "folder": its root; of TFDS: where it keeps its data sets, "" is ~/tensorflow_datasets
     # How images are prepared; None is the model's own.
     config.image_size = placeholder(int)
+    config.eval_image_size = placeholder(int)  # None: as in training; networks are often better at a larger one
     config.crop_pct = placeholder(float)  # evaluation resizes the short side to image_size / crop_pct before the crop
     config.interpolation = placeholder(str)
     config.mean = placeholder(tuple)
@@ -76,10 +78,10 @@ def default_config() -> ml_collections.ConfigDict:
     config.upright = False  # turn pictures as their EXIF orientation says; published weights were trained without
     config.augment = ""  # "rand-m7-mstd0.5-inc1", "original", "3a+jitter-0.3", "ta_wide": `eca_jax.data.augment.spec`
     config.repeated_augmentation = 1  # rows of a batch that show each example; an epoch meets that part of them
-    config.data_cache = (
-        ""  # kept in memory from epoch to epoch: "encoded" files or "decoded" images (5 times as large),
-    )
-    config.data_cache_gb = 0.0  # of those met first, so many gigabytes in each process
+    # Kept in memory from epoch to epoch: "encoded" files or "decoded" images (5 times as large), of those met first so
+    # many gigabytes in each process.
+    config.data_cache = ""
+    config.data_cache_gb = 0.0
 
     # Of task "detection", whose data are "coco" or "yolo" (a folder in that layout) or "shapes" (drawn): images are
     # resized to a short side of image_size, the long one at most 5/3 of it, on arrays of `canvas` (height, width)
@@ -91,23 +93,53 @@ def default_config() -> ml_collections.ConfigDict:
     config.num_epochs = 100
     config.seed = 0
     config.learning_rate = 0.1
+    config.microbatches = 1  # parts that a batch goes through the network in, one after another, for the memory's sake
+    # See `eca_jax.training.schedules.make_schedule`: "step", "exponential", "cosine" or "polynomial".
     config.schedule = ml_collections.ConfigDict(
-        {"name": "step", "decay_epochs": 30, "decay_rate": 0.1, "warmup_epochs": 0.0}  # or name="cosine"
+        {
+            "name": "step",
+            "form": "step",  # "timm" and "epoch" are constant within an epoch
+            "warmup_epochs": 0.0,
+            "warmup_rate": 0.0,  # where the warm-up starts
+            "cooldown_epochs": 0.0,  # of num_epochs, at their end
+            "min_rate": 0.0,
+            "decay_epochs": 30.0,  # of "step" and "exponential"
+            "decay_rate": 0.1,
+            "power": 2.0,  # of "polynomial"
+        }
     )
+    # See `eca_jax.training.optimizer.make_optimizer`: "sgd", "lars", "rmsprop_tf", "adamw" or "lamb". None is the
+    # optimizer's own value.
     config.optimizer = ml_collections.ConfigDict(
         {
-            "name": "sgd",  # or "adamw"
+            "name": "sgd",
             "momentum": 0.9,
             "nesterov": False,
+            "beta2": placeholder(float),
+            "epsilon": placeholder(float),
+            "trust": 0.001,  # of LARS
+            "rate_in_momentum": placeholder(bool),
             "weight_decay": 1e-4,
-            "decay_kernels_only": False,
+            "decay_kernels_only": False,  # BatchNorm's parameters and biases do not decay
+            "max_norm": placeholder(float),  # of all gradients together
+            "clip_adaptively": 0.0,  # timm's "agc"
             "frozen": (),  # patterns of paths, from their beginning: ("conv1/", "layer1_")
-            "max_norm": 0.0,  # of the gradient; 0 leaves it as it is
             "rates": (),  # shares of the learning rate by such patterns: (("fc/", 10.0),)
+            "layer_decay": 1.0,
         }
     )
     config.label_smoothing = 0.0
+    # "softmax", or "binary": each class for itself, targets above the threshold (None keeps them) as 1; the mean over
+    # the classes, or their sum.
+    config.loss = ml_collections.ConfigDict({"name": "softmax", "threshold": placeholder(float), "sum_classes": False})
+    # Mixup and CutMix on the device, by the alphas (0: without), within groups of examples (0: those of BatchNorm).
+    config.mix = ml_collections.ConfigDict(
+        {"mixup": 0.0, "cutmix": 0.0, "probability": 1.0, "switch": 0.5, "mode": "batch", "group": 0}
+    )
+    # Random erasing on the device; "pixel", "color" or "mean".
+    config.erase = ml_collections.ConfigDict({"probability": 0.0, "fill": "pixel", "count": 1})
     config.ema_decay = 0.0  # of a moving average of the weights, evaluated beside them; 0 keeps none
+    config.ema_warmup = "tf"  # "timm" or "none": how soon it follows, see `eca_jax.training.step`
 
     # The run.
     config.log_every_steps = 100

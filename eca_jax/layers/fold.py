@@ -21,17 +21,29 @@ from eca_jax.layers.norm import BatchNorm, scale_shift
 
 
 def conv_norm_gate(
-    x: jax.Array, conv: Conv, norm: BatchNorm, gate: nn.Module | None, *, train: bool, fold: bool = True
+    x: jax.Array,
+    conv: Conv,
+    norm: BatchNorm,
+    gate: nn.Module | None,
+    *,
+    train: bool,
+    fold: bool = True,
+    kept: jax.Array | None = None,
 ) -> jax.Array:
-    """gate(norm(conv(x))): [N, H, W, C] -> [N, H', W', C'].
+    """gate(norm(conv(x))): [N, H, W, C] -> [N, H', W', C'], times `kept` [N] where that is given, which costs nothing.
 
     A `ChannelGate` is folded. `fold=False` runs the three layers one after another, the definition that the folded
     form must equal, and so does any other attention: a module `(x, train) -> x`.
     """
     if gate is None:
-        return norm(conv(x), train)
+        if kept is None:
+            return norm(conv(x), train)
+        y = conv(x)
+        a, b, _ = norm.affine(y, train)
+        a, b = _by_example(a, len(x)), _by_example(b, len(x))
+        return scale_shift(y.astype(norm.dtype), kept[:, None] * a, kept[:, None] * b)
     if not fold or not isinstance(gate, ChannelGate) or not (train or conv.mean_commutes):
-        return gate(norm(conv(x), train), train)
+        return dropped(gate(norm(conv(x), train), train), kept)
     if not train:
         y, pooled = conv(compute_once(x), with_mean=True)
         a, b, _ = norm.affine(y, train)
@@ -44,9 +56,21 @@ def conv_norm_gate(
     y = conv(x)
     a, b, pooled = norm.affine(y, train, with_mean=True)
     if a.shape[0] > 1:  # one row for each example instead of each group
-        a, b = (jnp.repeat(v, y.shape[0] // v.shape[0], axis=0) for v in (a, b))
+        a, b = (_by_example(v, y.shape[0]) for v in (a, b))
     weights = gate.gate(a * pooled + b)
+    if kept is not None:
+        weights = weights * kept[:, None]
     return scale_shift(y.astype(norm.dtype), weights * a, weights * b)
+
+
+def dropped(y: jax.Array, kept: jax.Array | None) -> jax.Array:
+    """A branch y [N, H, W, C] times `kept` [N], where that is given: 0 leaves it out of an example."""
+    return y if kept is None else y * kept[:, None, None, None].astype(y.dtype)
+
+
+def _by_example(values: jax.Array, examples: int) -> jax.Array:
+    """Rows for groups of consecutive examples as rows for each."""
+    return jnp.repeat(values, examples // values.shape[0], axis=0)
 
 
 def norm_relu_pool(x: jax.Array, norm: BatchNorm, train: bool) -> jax.Array:

@@ -13,6 +13,7 @@ from flax import linen as nn
 from eca_jax.kernels import max_pool
 from eca_jax.layers.conv import Conv, Layer
 from eca_jax.layers.conv_norm_act import ConvNormAct
+from eca_jax.layers.fold import dropped
 from eca_jax.layers.self_attention import BottleneckAttention, HaloAttention
 from eca_jax.models.network import BatchNormNetwork, ClassifierHead
 from eca_jax.models.timm_common import kernel_size_rule, register_timm
@@ -40,7 +41,7 @@ class Bottleneck(nn.Module):
     self_attention: Layer | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, kept: jax.Array | None = None) -> jax.Array:
         inner, shortcut = self.features // 4, x
         if self.stride != 1 or x.shape[-1] != self.features:
             shortcut = self.layer(self.features, stride=self.stride, act=None, name="shortcut")(x, train)
@@ -54,7 +55,7 @@ class Bottleneck(nn.Module):
             y = self.attention()(y, train) if self.attention else y
         zero_norm = partial(self.norm, scale_init=nn.initializers.zeros)
         y = self.layer(self.features, act=None, norm=zero_norm, name="conv3_1x1")(y, train)
-        return nn.silu(y + shortcut)
+        return nn.silu(dropped(y, kept) + shortcut)
 
 
 class Stem(nn.Module):
@@ -106,6 +107,7 @@ class ByobNet(BatchNormNetwork):
         blocks_left = sum(self.stage_sizes)
         # The attention of a block sees its inner channels.
         attentions = self._attentions(kernel_size_rule([c // 4 for c in self.channels]))
+        kept = iter(self._kept(x, sum(self.stage_sizes), train))
         for stage, (blocks, attention) in enumerate(zip(self.stage_sizes, attentions, strict=True)):
             for index in range(blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
@@ -119,7 +121,7 @@ class ByobNet(BatchNormNetwork):
                     attention=attention,
                     self_attention=self._self_attention(stage, stride) if attends else None,
                     name=f"stages_{stage}_{index}",
-                )(x, train)
+                )(x, train, next(kept))
                 blocks_left -= 1
             outputs.append(x)
         if self.features_only:

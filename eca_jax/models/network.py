@@ -6,11 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from eca_jax.layers.attention import Attention, AttentionSpec, KernelSizes, global_average_pool, resolve_attention
 from eca_jax.layers.conv import Dense, Initializer, Layer
 from eca_jax.layers.norm import BatchNorm
+
+# Of the examples of a part in its batch, in the collection "batch".
+ROW = "row"
 
 
 class Network(nn.Module, kw_only=True):
@@ -24,6 +28,8 @@ class Network(nn.Module, kw_only=True):
       attention_name: of its submodule in a block; None is the attention's own name.
       kernel_sizes: of ECA or another attention that has a kernel size, one for each place (a stage, or in MobileNetV2
         a block), or "adaptive" for the paper's formula on the channels that arrive. None is the network's own rule.
+      drop_path: stochastic depth (Huang et al., ECCV 2016): the rate at which the last block's branch is left out of an
+        example in training, growing from 0 in the first block; rng stream "drop_path". Of ResNets, byobnets and NFNets.
       features_only: return the outputs at strides 4, 8, 16 and 32 instead of logits.
       dtype: of the computation; parameters, statistics and logits are float32.
     """
@@ -33,6 +39,7 @@ class Network(nn.Module, kw_only=True):
     attention_options: Mapping[str, Any] | None = None
     attention_name: str | None = None
     kernel_sizes: KernelSizes = None
+    drop_path: float = 0.0
     features_only: bool = False
     dtype: Any = jnp.float32
 
@@ -65,6 +72,21 @@ class Network(nn.Module, kw_only=True):
             raise ValueError(f"{spec.build.__name__} stands {where[spec.place]}, and this network has no such place")
         offered = [{"kernel_size": size, "stage": index} for index, size in enumerate(rule)]
         return [*spec.layers(offered, self.kernel_sizes, each=each, dtype=self.dtype, **offers)]
+
+    def _kept(self, x: jax.Array, blocks: int, train: bool) -> list[jax.Array | None]:
+        """For each block what its branch is multiplied by, float32 [N]: 0, or 1 over the share kept; or None.
+
+        The draws are those of the example's row in the batch, which the collection "batch" has where x is a part of it.
+        """
+        if not train or not self.drop_path or self.is_initializing():
+            return [None] * blocks
+        if not 0 < self.drop_path < 1:
+            raise ValueError(f"drop_path must be from 0 to below 1, not {self.drop_path}")
+        key = self.make_rng("drop_path")
+        rows = self.get_variable("batch", ROW) if self.has_variable("batch", ROW) else jnp.arange(len(x))
+        draws = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), (blocks,)))(rows)
+        keep = 1.0 - self.drop_path * np.arange(blocks, dtype=np.float32) / max(blocks - 1, 1)
+        return [None if share == 1 else (draws[:, i] < share) / share for i, share in enumerate(keep)]
 
 
 class BatchNormNetwork(Network, kw_only=True):

@@ -14,6 +14,7 @@ from flax import linen as nn
 from eca_jax.kernels import max_pool
 from eca_jax.layers.attention import round_channels
 from eca_jax.layers.conv import Layer
+from eca_jax.layers.fold import dropped
 from eca_jax.layers.pooling import halving_average_pool
 from eca_jax.layers.std_conv import ACTIVATION_GAIN, ScaledStdConv
 from eca_jax.models.network import ClassifierHead, Network
@@ -47,7 +48,7 @@ class NormFreeBlock(nn.Module):
     act: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, kept: jax.Array | None = None) -> jax.Array:
         inner = round_channels(self.features / 4)
         groups = inner // self.group_size if self.group_size else 1
         y = self.act(x) * self.beta
@@ -59,7 +60,7 @@ class NormFreeBlock(nn.Module):
         y = self.conv(self.features, 1, gain_init=nn.initializers.zeros, name="conv3")(self.act(y))
         if self.attention:
             y = ATTENTION_GAIN * self.attention()(y, train)
-        return BRANCH_SCALE * y + shortcut
+        return BRANCH_SCALE * dropped(y, kept) + shortcut
 
     def _shortcut(self, x: jax.Array, activated: jax.Array) -> jax.Array:
         if self.stride == 1 and x.shape[-1] == self.features:
@@ -101,6 +102,7 @@ class NormFreeNet(Network):
         outputs = []
         variance = 1.0
         attentions = self._attentions(kernel_size_rule(self.channels))
+        kept = iter(self._kept(x, sum(self.stage_sizes), train))
         for stage, (blocks, attention) in enumerate(zip(self.stage_sizes, attentions, strict=True)):
             for index in range(blocks):
                 x = NormFreeBlock(
@@ -113,7 +115,7 @@ class NormFreeNet(Network):
                     attention=attention,
                     act=act,
                     name=f"stages_{stage}_{index}",
-                )(x, train)
+                )(x, train, next(kept))
                 # A stage's first block starts its shortcut from normalised input, so the variance starts anew.
                 variance = (1.0 if index == 0 else variance) + BRANCH_SCALE**2
             outputs.append(x)

@@ -29,6 +29,8 @@ Stage = tuple[int, tuple[tuple[int, ...], ...]]
 class Block(nn.Module):
     """What both kinds of block have in common. [N, H, W, C] -> [N, H / stride, W / stride, features[-1]].
 
+    Called with `kept` [N], the branch is multiplied by it (stochastic depth).
+
     Attributes:
       features: of its convolutions, one after another.
       groups: of the 3x3 convolution between two of 1x1.
@@ -58,14 +60,14 @@ class Block(nn.Module):
     expansion: ClassVar[int]
     inner: ClassVar[int]
 
-    def _last(self, y: jax.Array, kernel_size: int, train: bool) -> jax.Array:
-        """The last convolution with its BatchNorm and the attention."""
+    def _last(self, y: jax.Array, kernel_size: int, train: bool, kept: jax.Array | None) -> jax.Array:
+        """The last convolution with its BatchNorm and the attention, times `kept`."""
         number = len(self.features)
         conv = self.conv(self.features[-1], kernel_size, name=f"conv{number}")
         zero = {"scale_init": nn.initializers.zeros} if self.zero_init else {}
         norm = self.norm(name=f"bn{number}", **zero)
         gate = self.attention and self.attention()
-        return conv_norm_gate(y, conv, norm, gate, train=train, fold=self.fold)
+        return conv_norm_gate(y, conv, norm, gate, train=train, fold=self.fold, kept=kept)
 
     def _sum(self, y: jax.Array, x: jax.Array, train: bool) -> jax.Array:
         """The block's output: the sum of the branch `y` and the shortcut from the block's input `x`, and the unit."""
@@ -91,7 +93,7 @@ class BasicBlock(Block):
     inner = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, kept: jax.Array | None = None) -> jax.Array:
         first, last = self.features
         apart = not (train or self.attention) and x.shape[-1] == last
         if apart:  # conv1 and the sum read x, the sum of the block before, which would be computed again here
@@ -100,7 +102,7 @@ class BasicBlock(Block):
         y = nn.relu(self.norm(name="bn1")(y, train))
         if apart and last > 64:  # conv1 would run inside conv2, which pays in stage 1 only
             y = compute_apart(y)
-        return self._sum(self._last(y, 3, train), x, train)
+        return self._sum(self._last(y, 3, train, kept), x, train)
 
 
 class Bottleneck(Block):
@@ -111,7 +113,7 @@ class Bottleneck(Block):
     stride_first: ClassVar[bool] = False  # the stride is the first convolution's, and not the 3x3 one's
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, kept: jax.Array | None = None) -> jax.Array:
         first, second, last = self.features
         strides = (self.stride, 1) if self.stride_first else (1, self.stride)
         y = nn.relu(self.norm(name="bn1")(self.conv(first, 1, strides[0], name="conv1")(x), train))
@@ -124,7 +126,7 @@ class Bottleneck(Block):
         else:
             y = self.conv(second, 3, strides[1], groups=self.groups, name="conv2")(y)
         y = nn.relu(self.norm(name="bn2")(y, train))
-        return self._sum(self._last(y, 1, train), x, train)
+        return self._sum(self._last(y, 1, train, kept), x, train)
 
 
 class StrideFirst(Bottleneck):
@@ -177,6 +179,7 @@ class ResNet(BatchNormNetwork):
             places["conv"] = "spatial"
         attentions = self._attentions(self.rule or (None,) * 4, places=tuple(places), fast=self.fold)
         place = places[self.attention_spec.place] if self.attention_spec else "attention"
+        kept = iter(self._kept(x, sum(self.stage_sizes), train))
         for stage, ((channels, blocks), attention) in enumerate(zip(self._stages(), attentions, strict=True)):
             attended = self._attended(stage, len(blocks))
             for index, inner in enumerate(blocks):
@@ -193,7 +196,7 @@ class ResNet(BatchNormNetwork):
                     zero_init=self.zero_init,
                     fold=self.fold,
                     name=f"layer{stage + 1}_{index}",
-                )(x, train)
+                )(x, train, next(kept))
             outputs.append(x)
         if self.features_only:
             return tuple(outputs)

@@ -1,4 +1,4 @@
-"""Image classification: cross-entropy, top-1 and top-5, on the data sets of `eca_jax.data`."""
+"""Image classification: its losses, mixing, top-1 and top-5, on the data sets of `eca_jax.data`."""
 
 import dataclasses
 import functools
@@ -16,8 +16,10 @@ from eca_jax.data.batch import IMAGE, LABEL, MASK
 from eca_jax.models import Preprocessing, accepts, create_model, preprocessing
 from eca_jax.models.inputs import normalize
 from eca_jax.sharding import Shard, gathered
-from eca_jax.tasks.losses import cross_entropy
-from eca_jax.tasks.task import Batch, HostBatch, Sums, Variables
+from eca_jax.tasks.erase import Erase
+from eca_jax.tasks.losses import binary_cross_entropy, cross_entropy, smoothed, soft_cross_entropy
+from eca_jax.tasks.mix import Mix
+from eca_jax.tasks.task import ROW, Batch, HostBatch, Sums, Variables
 from eca_jax.tasks.warm_start import from_weights
 from eca_jax.weights.card import Card
 from eca_jax.weights.class_names import label_map
@@ -28,6 +30,8 @@ NOMINAL_EXAMPLES = {"imagenet2012": 1_281_167}
 # Images below which a network that starts from nothing is told what to expect.
 _FEW = 20_000
 NOMINAL_CLASSES = {"imagenet2012": 1000, "digits": 10}
+LOSSES = ("softmax", "binary")
+NO_MIX, NO_ERASE = Mix(), Erase()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,6 +46,10 @@ class Classification:
       crop_scale, crop_ratio, flip, augment, repeats, cache, cache_bytes, seed: see `eca_jax.data.train_batches`.
       label_smoothing: of the training loss.
       upright: pictures are turned as their EXIF orientation says.
+      loss_name: "softmax", cross-entropy, or "binary", each class for itself; with `threshold` and `sum_classes`, see
+        `eca_jax.tasks.losses`.
+      mix, erase: what becomes of training images on the device.
+      train_size: pixels of training images; None is that of evaluation.
       init_from: weights to start from; "" for none.
       labels: in evaluation, for each class of the data its index among the model's; None where they are the same.
     """
@@ -60,6 +68,12 @@ class Classification:
     seed: int = 0
     label_smoothing: float = 0.0
     upright: bool = False
+    loss_name: str = "softmax"
+    threshold: float | None = None
+    sum_classes: bool = False
+    mix: Mix = NO_MIX
+    erase: Erase = NO_ERASE
+    train_size: int | None = None
     init_from: str = ""
     nominal_examples: int | None = None
     labels: Sequence[int] | None = None
@@ -81,17 +95,29 @@ class Classification:
         open_source = functools.cache(lambda: load_source(dataset, data_dir, checked=("validation",)))
         start = _started_from(config)
         name, how = start.model, recipe_preprocessing(config, start.preprocessing)
+        train_size = config["image_size"] or start.preprocessing.image_size
         overrides = {key: value for key, value in plain(config["model_overrides"]).items() if value is not None}
         classes = config["num_classes"] or NOMINAL_CLASSES.get(dataset) or open_source().num_classes
         options = {**start.options, **overrides, "num_classes": classes}
         if accepts(name, "image_size") and "image_size" not in options:
             options["image_size"] = how.image_size
+            if train_size != how.image_size:
+                raise ValueError(f"{name} takes images of one size: leave eval_image_size alone")
         group, examples = config["bn_group_size"], config["batch_size"]
         grouped = {}
         if group and group < examples and accepts(name, "bn_group_size"):  # a batch no larger than a group is one group
             if examples % group:
                 raise ValueError(f"bn_group_size={group} does not divide batch_size={examples}")
             grouped["bn_group_size"] = group
+        loss, mix = plain(config["loss"]), plain(config["mix"])
+        if loss["name"] not in LOSSES:
+            raise ValueError(f"unknown loss {loss['name']!r}: choose one of {', '.join(LOSSES)}")
+        mixes = bool(mix["mixup"] or mix["cutmix"])
+        mix["group"] = mix["group"] or min(group or 64, examples)
+        if mixes and examples % mix["group"]:
+            raise ValueError(f"mixing in groups of {mix['group']} does not divide batch_size={examples}")
+        if mixes and config["microbatches"] > 1 and group % mix["group"]:
+            raise ValueError(f"mix.group={mix['group']} has to divide bn_group_size={group} with microbatches")
         return cls(
             model=create_model(name, dtype=jnp.dtype(config["dtype"]), **options, **grouped),
             description=Card(name, options, how, best=cls.best),
@@ -107,6 +133,12 @@ class Classification:
             seed=config["seed"],
             label_smoothing=config["label_smoothing"],
             upright=config["upright"],
+            loss_name=loss["name"],
+            threshold=loss["threshold"],
+            sum_classes=loss["sum_classes"],
+            mix=Mix(**mix) if mixes else NO_MIX,
+            erase=Erase(**plain(config["erase"])),
+            train_size=train_size,
             init_from=config["init_from"],
             nominal_examples=NOMINAL_EXAMPLES.get(dataset),
         )
@@ -169,7 +201,7 @@ class Classification:
 
     @property
     def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        count, size = self.batch_size, self.preprocessing.image_size
+        count, size = self.batch_size, self.train_size or self.preprocessing.image_size
         return {
             IMAGE: jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
             LABEL: jax.ShapeDtypeStruct((count,), jnp.int32),
@@ -184,13 +216,34 @@ class Classification:
         return from_weights(self.init_from, self.description, fresh) if self.init_from else None
 
     def loss(self, variables: Variables, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Variables, Sums]]:
-        """The mean cross-entropy of the examples that count; sums of "loss", "top1", "top5" and "count"."""
+        """The mean loss of the examples that count; sums of "loss", "top1", "top5" and "count".
+
+        Where labels are mixed, the accuracies are of the label with the larger share.
+        """
+        images, labels, mask = batch[IMAGE], batch[LABEL], batch[MASK]
+        in_parts = ROW in batch
+        rows = batch[ROW] if in_parts else jnp.arange(len(labels))
+        mixing, erasing, dropping = (jax.random.fold_in(key, operation) for operation in range(3))
+        others, share = labels, jnp.ones(len(labels))
+        if self.mix:
+            draws = self.mix.draws(mixing, rows, *images.shape[1:3])
+            # There is nothing to mix of an image that could not be decoded.
+            whole = (mask > 0) & (self.mix.partners(mask) > 0)
+            draws = draws._replace(kept=jnp.where(whole, draws.kept, 1.0), cut=draws.cut & whole)
+            images, others, share = self.mix.images(images, draws), self.mix.partners(labels), draws.kept
+        pixels = self._pixels({IMAGE: images})
+        if self.erase:
+            pixels = self.erase.images(pixels, erasing, rows)
         logits: Any
         logits, changed = self.model.apply(
-            variables, self._pixels(batch), train=True, mutable=["batch_stats"], rngs={"dropout": key}
+            {**variables, "batch": {ROW: rows}} if in_parts else variables,
+            pixels,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.fold_in(key, rows[0]) if in_parts else key, "drop_path": dropping},
         )
-        losses = cross_entropy(logits, batch[LABEL], self.label_smoothing)
-        sums = metric_sums(logits, batch[LABEL], losses, batch[MASK])
+        losses = self._losses(logits, labels, others, share)
+        sums = metric_sums(logits, jnp.where(share < 0.5, others, labels), losses, mask)
         return sums["loss"] / jnp.maximum(sums["count"], 1.0), (dict(changed), sums)
 
     def outputs(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
@@ -212,7 +265,7 @@ class Classification:
         return train_batches(
             self.source,
             batch_size=self.batch_size,
-            image_size=self.preprocessing.image_size,
+            image_size=self.train_size or self.preprocessing.image_size,
             seed=self.seed,
             start_step=start_step,
             crop_scale=self.crop_scale,
@@ -250,6 +303,18 @@ class Classification:
     def describe(self, metrics: Mapping[str, Any]) -> str:
         return f"top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, loss {metrics['loss']:.4f}"
 
+    def _losses(self, logits: jax.Array, labels: jax.Array, others: jax.Array, share: jax.Array) -> jax.Array:
+        if self.loss_name == "softmax" and not self.mix:
+            return cross_entropy(logits, labels, self.label_smoothing)
+        classes = logits.shape[1]
+        targets = smoothed(labels, classes, self.label_smoothing)
+        if self.mix:
+            mixed_in = smoothed(others, classes, self.label_smoothing)
+            targets = targets * share[:, None] + mixed_in * (1.0 - share[:, None])
+        if self.loss_name == "softmax":
+            return soft_cross_entropy(logits, targets)
+        return binary_cross_entropy(logits, targets, threshold=self.threshold, sum_classes=self.sum_classes)
+
     def _pixels(self, batch: Batch) -> jax.Array:
         return normalize(batch[IMAGE], self.preprocessing.mean, self.preprocessing.std, self.model.dtype)
 
@@ -282,9 +347,11 @@ class Accuracy:
 
 
 def recipe_preprocessing(config: Mapping[str, Any], own: Preprocessing) -> Preprocessing:
-    """The model's own preprocessing, but for what the recipe sets. Raises ValueError for what cannot be."""
+    """The model's own preprocessing of evaluation, but for what the recipe sets. ValueError for what cannot be."""
     keys = ("image_size", "crop_pct", "interpolation", "mean", "std")
     chosen = {key: config[key] for key in keys if config[key] is not None}
+    if config["eval_image_size"] is not None:
+        chosen["image_size"] = config["eval_image_size"]
     chosen = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in chosen.items()}
     return dataclasses.replace(own, **chosen)
 

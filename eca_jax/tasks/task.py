@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from eca_jax.config import import_object
+from eca_jax.models.network import ROW
 from eca_jax.sharding import Shard
 from eca_jax.weights.card import Card
 
@@ -20,6 +21,8 @@ Batch = Mapping[str, jax.Array]
 HostBatch = Mapping[str, np.ndarray]
 # Sums over the examples of a batch that count, float32 scalars: "loss", "count" and whatever else a task keeps.
 Sums = dict[str, jax.Array]
+
+__all__ = ["ROW", "TASKS", "Batch", "HostBatch", "Meter", "Sums", "Task", "Variables", "create_task"]
 
 TASKS = {
     "classification": "eca_jax.tasks.classification:Classification",
@@ -71,7 +74,11 @@ class Task(Protocol):
         """Variables in place of the `fresh` ones and words about them, where the recipe names weights to start from."""
 
     def loss(self, variables: Variables, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Variables, Sums]]:
-        """The scalar to minimise; the collections that changed, and sums; pure, jitted by training."""
+        """The scalar to minimise; the collections that changed, and sums; pure, jitted by training.
+
+        Where a step takes its batch in parts, a part has under `ROW` each example's row in the batch, int32 [N]: what
+        is drawn by it is the same in whatever parts.
+        """
 
     def outputs(self, variables: Variables, batch: Batch) -> Mapping[str, jax.Array]:
         """What `meter` needs of a batch at inference, examples first and independent of each other; pure, jitted."""

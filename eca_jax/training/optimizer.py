@@ -1,54 +1,21 @@
-"""SGD, AdamW and the learning-rate schedules of the paper's recipes."""
+"""Optimisers as PyTorch and timm define them, by name."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
-Schedule = Callable[[Any], Any]
+from eca_jax.training import parameters, transforms
+from eca_jax.training.schedules import Schedule
 
+NAMES = ("sgd", "lars", "rmsprop_tf", "adamw", "lamb")
 
-def make_schedule(
-    *,
-    name: str,
-    learning_rate: float,
-    num_epochs: int,
-    steps_per_epoch: int,
-    warmup_epochs: float = 0,
-    decay_epochs: int = 30,
-    decay_rate: float = 0.1,
-) -> Schedule:
-    """The learning rate as a function of the number of updates done so far (a Python int or a traced int32).
-
-    "step" is constant inside an epoch, as in PyTorch: learning_rate * decay_rate ** (epoch // decay_epochs). The
-    paper's ResNets divide by 10 every 30 epochs; its MobileNetV2 multiplies by 0.98 every epoch (decay_epochs=1).
-    "cosine" falls to zero, step by step, from the end of the warm-up to the last epoch.
-    The warm-up grows linearly to the full rate over `warmup_epochs`, and multiplies either.
-
-    Raises:
-      ValueError: unknown name, or a warm-up that leaves no time to train.
-    """
-    if name not in ("step", "cosine"):
-        raise ValueError(f"unknown schedule {name!r}: choose 'step' or 'cosine'")
-    if not 0 <= warmup_epochs < num_epochs:
-        raise ValueError(f"a warm-up of {warmup_epochs} epochs does not fit into {num_epochs}")
-    warmup_steps = warmup_epochs * steps_per_epoch
-    decay_steps = num_epochs * steps_per_epoch - warmup_steps
-
-    def schedule(step: Any) -> Any:
-        xp = jnp if isinstance(step, jax.Array) else np  # numpy on the host: a log line must not wait for the device
-        if name == "step":
-            rate = learning_rate * xp.power(decay_rate, xp.asarray(step // steps_per_epoch // decay_epochs, "float32"))
-        else:
-            progress = xp.clip((step - warmup_steps) / decay_steps, 0.0, 1.0)
-            rate = learning_rate * 0.5 * (1.0 + xp.cos(np.pi * progress))
-        return rate * xp.minimum(1.0, (step + 1) / warmup_steps) if warmup_steps else rate
-
-    return schedule
+# What is the optimiser's own unless a recipe says otherwise.
+_BETA2 = {"rmsprop_tf": 0.9, "adamw": 0.999, "lamb": 0.999}
+_EPSILON = {"lars": 1e-8, "rmsprop_tf": 1e-3, "adamw": 1e-8, "lamb": 1e-6}
+_MAX_NORM = {"lamb": 1.0}
+_RATE_IN_MOMENTUM = {"rmsprop_tf": True}
 
 
 def make_optimizer(
@@ -57,52 +24,84 @@ def make_optimizer(
     name: str = "sgd",
     momentum: float = 0.9,
     nesterov: bool = False,
+    beta2: float | None = None,
+    epsilon: float | None = None,
+    trust: float = 0.001,
+    rate_in_momentum: bool | None = None,
     weight_decay: float = 0.0,
     decay_kernels_only: bool = False,
+    max_norm: float | None = None,
+    clip_adaptively: float = 0.0,
     frozen: Sequence[str] = (),
-    max_norm: float = 0.0,
     rates: Sequence[tuple[str, float]] = (),
+    layer_decay: float = 1.0,
 ) -> optax.GradientTransformation:
-    """PyTorch's SGD: the decay joins the gradient before the momentum, the learning rate multiplies after it.
+    """An optimiser at parity with PyTorch's ("sgd", "adamw") or timm's ("lamb", "lars", "rmsprop_tf").
 
-    v <- momentum * v + (gradient + weight_decay * w);  w <- w - schedule(step) * v.
+    "sgd": v <- momentum * v + (g + weight_decay * w);  w <- w - rate * v.
+    "lars": the same of gradients that `transforms.scale_by_lars` adapts.
+    "rmsprop_tf": s <- s + (1 - beta2) (g^2 - s) from s = 1, v <- momentum * v + rate * g / sqrt(s + epsilon).
+    "adamw": Adam with the decay beside the gradient, by `rate * weight_decay * w`.
+    "lamb": You et al., ICLR 2020, as timm has it: Adam's direction with the decay, times |w| / |direction|; without
+      that factor where nothing decays, and of gradients whose global norm is at most 1.
 
-    "adamw" is PyTorch's AdamW, with `momentum` for its first beta and 0.999 for its second. A gradient whose norm over
-    all parameters that are trained is above `max_norm` is scaled down to it; 0 leaves it alone.
-
-    The paper decays every parameter, BatchNorm's and biases too; `decay_kernels_only` spares those. Parameters whose
-    path ("body/layer1_0/conv1/kernel") matches one of the patterns `frozen` from its beginning stay as they are.
-    `rates` are (pattern, share of the learning rate) each, of which the first that matches a path counts.
+    Args:
+      schedule: the learning rate as a function of the updates done.
+      momentum: of "adamw" and "lamb" Adam's beta1.
+      nesterov: of "sgd" and "lars".
+      beta2: of the squared gradients; None is 0.999, of "rmsprop_tf" 0.9.
+      epsilon: None is 1e-8, of "lamb" 1e-6, of "rmsprop_tf" 1e-3.
+      trust: LARS's coefficient.
+      rate_in_momentum: the rate multiplies what goes into the momentum, as TensorFlow has it (MLPerf's LARS), and not
+        what comes out of it; None is False, of "rmsprop_tf" True. No matter while the rate is constant.
+      weight_decay: of every parameter, as the paper has it.
+      decay_kernels_only: spares what has one axis or none: BatchNorm's parameters, biases.
+      max_norm: of all gradients together; 0 never clips, None is 1 of "lamb" and 0 of others.
+      clip_adaptively: timm's `--clip-mode agc`; 0 never clips. See `transforms.clip_adaptively`.
+      frozen: parameters whose path ("body/layer1_0/conv1/kernel") matches one of these patterns from its beginning
+        stay as they are, and their gradients count in no norm.
+      rates: (pattern, share of the learning rate) each; the first that matches a path counts: (("fc/", 10.0),).
+      layer_decay: the rate falls by this factor from each layer to the one before it; see `parameters.shares`.
 
     Raises:
-      ValueError: unknown name.
+      ValueError: unknown name, or an option out of its range; when it first sees parameters, as `parameters.shares`.
     """
-    if name not in ("sgd", "adamw"):
-        raise ValueError(f"unknown optimizer {name!r}: choose 'sgd' or 'adamw'")
+    if name not in NAMES:
+        raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(NAMES)}")
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay must be above 0 and at most 1, not {layer_decay}")
+    rates = tuple((str(pattern), float(share)) for pattern, share in rates)
+    max_norm = _MAX_NORM.get(name, 0.0) if max_norm is None else max_norm
+    beta2 = _BETA2.get(name, 0.0) if beta2 is None else beta2
+    epsilon = _EPSILON.get(name, 0.0) if epsilon is None else epsilon
+    inside = _RATE_IN_MOMENTUM.get(name, False) if rate_in_momentum is None else rate_in_momentum
+    mask: Callable[[Any], Any] = parameters.kernels if decay_kernels_only else _everything
 
-    def kernels(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    clips = [transforms.clip_by_global_norm(max_norm)] if max_norm else []
+    clips += [transforms.clip_adaptively(clip_adaptively)] if clip_adaptively else []
+    if clips and frozen:
+        clips = [transforms.zeroed(tuple(frozen)), *clips]
 
-    def kept(params: Any) -> Any:
-        def matches(path: Any, _: Any) -> bool:
-            name = "/".join(part.key for part in path)
-            return any(re.match(pattern, name) for pattern in frozen)
-
-        return jax.tree_util.tree_map_with_path(matches, params)
-
-    def share(path: Any, update: Any) -> Any:
-        name = "/".join(part.key for part in path)
-        return update * next((factor for pattern, factor in rates if re.match(pattern, name)), 1.0)
-
-    def scaled(updates: Any, params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(share, updates)
-
-    still = [optax.masked(optax.set_to_zero(), kept)] if frozen else []
-    clip = [*still, optax.clip_by_global_norm(max_norm)] if max_norm else []
-    decay = optax.add_decayed_weights(weight_decay, mask=kernels if decay_kernels_only else None)
+    decay = optax.add_decayed_weights(weight_decay, mask=mask if decay_kernels_only else None)
+    rate = optax.scale_by_learning_rate(schedule)
+    trace = optax.trace(momentum, nesterov)
+    momentum_and_rate = [rate, trace] if inside else [trace, rate]
     if name == "sgd":
-        steps = [decay, optax.trace(momentum, nesterov)]
+        steps = [decay, *momentum_and_rate]
+    elif name == "lars":
+        steps = [transforms.scale_by_lars(trust, weight_decay, mask, epsilon), *momentum_and_rate]
+    elif name == "rmsprop_tf":
+        squares = optax.scale_by_rms(decay=beta2, eps=epsilon, initial_scale=1.0, eps_in_sqrt=True)
+        steps = [decay, squares, *(momentum_and_rate if momentum else [rate])]
     else:
-        steps = [optax.scale_by_adam(b1=momentum, nesterov=nesterov), decay]
-    shares = [optax.stateless(scaled)] if rates else []
-    return optax.chain(*clip, *steps, optax.scale_by_learning_rate(schedule), *shares, *still)
+        steps = [optax.scale_by_adam(b1=momentum, b2=beta2, eps=epsilon), decay]
+        if name == "lamb" and weight_decay:
+            steps.append(optax.masked(optax.scale_by_trust_ratio(), mask))
+        steps.append(rate)
+    tail = [transforms.scaled(rates, layer_decay)] if rates or layer_decay != 1.0 else []
+    tail += [transforms.zeroed(tuple(frozen))] if frozen else []
+    return optax.chain(*clips, *steps, *tail)
+
+
+def _everything(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: True, params)

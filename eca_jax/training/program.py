@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 from eca_jax import kernels, sharding
 from eca_jax.tasks.task import Task
 from eca_jax.training.evaluate import make_outputs
-from eca_jax.training.optimizer import Schedule, make_optimizer, make_schedule
+from eca_jax.training.optimizer import make_optimizer
+from eca_jax.training.schedules import Schedule, make_schedule
 from eca_jax.training.state import TrainState
 from eca_jax.training.step import make_train_step
 
@@ -59,7 +60,16 @@ def build(task: Task, config: Mapping[str, Any], mesh: Mesh, steps_per_epoch: in
         **config["schedule"],
     )
     optimizer = make_optimizer(schedule, **config["optimizer"])
-    train_step = make_train_step(task, optimizer, seed=config["seed"], ema_decay=config["ema_decay"])
+    check_parts(config, mesh.size)
+    train_step = make_train_step(
+        task,
+        optimizer,
+        seed=config["seed"],
+        ema_decay=config["ema_decay"],
+        ema_warmup=config["ema_warmup"],
+        microbatches=config["microbatches"],
+        devices=mesh.size,
+    )
 
     def init() -> TrainState:
         collections = dict(task.init(jax.random.key(config["seed"])))
@@ -84,3 +94,19 @@ def build(task: Task, config: Mapping[str, Any], mesh: Mesh, steps_per_epoch: in
         outputs=make_outputs(task, mesh),
         init=kernels.jit(init, out_shardings=replicated),
     )
+
+
+def check_parts(config: Mapping[str, Any], devices: int) -> None:
+    """ValueError unless the recipe's batch divides into `microbatches` parts that keep its groups whole."""
+    parts, batch, group = config["microbatches"], config["batch_size"], config["bn_group_size"]
+    if parts < 1:
+        raise ValueError(f"microbatches must be at least 1, not {parts}")
+    if parts == 1:
+        return
+    if not group:
+        raise ValueError("microbatches needs a bn_group_size: statistics of the whole batch cannot be taken in parts")
+    if batch % (parts * devices) or batch // (parts * devices) % group:
+        raise ValueError(
+            f"batch_size={batch} on {devices} devices does not divide into microbatches={parts} parts of whole groups "
+            f"of bn_group_size={group}"
+        )

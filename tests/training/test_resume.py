@@ -148,3 +148,20 @@ def test_a_network_without_batch_statistics_goes_on(config, tmp_path):
     assert recorded(tmp_path / "cut") == recorded(tmp_path / "whole")
     cut, whole = (read(tmp_path / workdir, 12).variables for workdir in ("cut", "whole"))
     assert not cut.get("batch_stats") and flat_bytes(cut) == flat_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["lamb", "lars", "adamw"])
+def test_a_run_of_another_optimizer_goes_on(config, tmp_path, name):
+    config.update({"checkpoint_every_steps": 0, "learning_rate": 5e-3, "ema_warmup": "timm"})
+    config.update({"mix": {"mixup": 0.1, "cutmix": 1.0}, "loss": {"name": "binary"}})
+    config.optimizer.update({"name": name, "decay_kernels_only": True, "layer_decay": 0.9})
+    config.schedule.name = "step"
+    for workdir, epochs in (("cut", 1), ("cut", 2), ("whole", 2)):
+        config.num_epochs = epochs
+        train(config, tmp_path / workdir)
+    assert recorded(tmp_path / "cut") == recorded(tmp_path / "whole")
+    for ema in (False, True):
+        cut, whole = (read(tmp_path / workdir, 12, ema=ema).variables for workdir in ("cut", "whole"))
+        assert flat_bytes(cut) == flat_bytes(whole)
+    cut, whole = (store.read_optimizer(tmp_path / workdir, 12) for workdir in ("cut", "whole"))
+    assert flat_bytes(cut) == flat_bytes(whole)

@@ -10,7 +10,8 @@ from flax import linen as nn
 from eca_jax.models.inputs import Preprocessing, normalize
 from eca_jax.tasks.classification import Accuracy, Classification, metric_sums
 from eca_jax.tasks.losses import cross_entropy
-from eca_jax.training.optimizer import make_optimizer, make_schedule
+from eca_jax.training.optimizer import make_optimizer
+from eca_jax.training.schedules import make_schedule
 from eca_jax.training.state import TrainState
 from eca_jax.training.step import make_train_step
 from eca_jax.weights.card import Card
@@ -195,6 +196,19 @@ def test_the_average_follows_parameters_and_statistics():
     after, _ = train_step(optimizer, ema_decay=0.99)(before, some_batch())
     expected = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, before.ema, after.variables)  # (1 + 0) / (10 + 0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.ema, expected)
+
+
+@pytest.mark.parametrize(("warmup", "decays"), [("timm", (0.0, 1 - 2 ** (-2 / 3))), ("none", (0.0, 0.99))])
+def test_the_average_follows_as_timms_does(warmup, decays):
+    optimizer = make_optimizer(lambda step: 0.1)
+    step, state = train_step(optimizer, ema_decay=0.99, ema_warmup=warmup), start(optimizer, ema=True)
+    for decay in decays:
+        after, _ = step(state, some_batch())
+        expected = jax.tree.map(lambda old, new, d=decay: d * old + (1 - d) * new, state.ema, after.variables)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.ema, expected)
+        state = after
+    with pytest.raises(ValueError, match="unknown ema_warmup"):
+        train_step(optimizer, ema_warmup="torch")
 
 
 def test_evaluation_uses_running_statistics_and_plain_cross_entropy():

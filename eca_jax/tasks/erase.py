@@ -1,0 +1,101 @@
+"""Random erasing inside the training step: rectangles of normalised images filled with noise or with the mean.
+
+Zhong et al., AAAI 2020, as timm's `RandomErasing` has it. Every example draws from its own key, so nothing is
+communicated.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+FILLS = ("pixel", "color", "mean")
+# Rectangles that are tried, of which the first that fits is erased.
+ATTEMPTS = 10
+
+
+class Boxes(NamedTuple):
+    """Rectangles int32 [N, count]: rows from `top`, columns from `left`; of no height where nothing is erased."""
+
+    top: jax.Array
+    left: jax.Array
+    height: jax.Array
+    width: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Erase:
+    """Random erasing.
+
+    Attributes:
+      probability: of erasing anything of an image.
+      fill: "pixel", normal noise in each value; "color", one normal value a channel; "mean", zeros.
+      count: rectangles at most, from 1 on; their area is shared among them.
+      area: of the rectangles, (least, most) share of the image's.
+      aspect: height over width, from this to its inverse.
+
+    Raises:
+      ValueError: a value out of its range.
+    """
+
+    probability: float = 0.0
+    fill: str = "pixel"
+    count: int = 1
+    area: tuple[float, float] = (0.02, 1 / 3)
+    aspect: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.fill not in FILLS:
+            raise ValueError(f"unknown fill {self.fill!r} of erasing: choose one of {', '.join(FILLS)}")
+        if not (0 <= self.probability <= 1 and self.count >= 1 and 0 < self.area[0] <= self.area[1] <= 1):
+            raise ValueError("erasing takes a probability in [0, 1], a count of 1 or more and shares of the area")
+
+    def __bool__(self) -> bool:
+        return self.probability > 0
+
+    def boxes(self, key: jax.Array, rows: jax.Array, height: int, width: int) -> Boxes:
+        """The rectangles of the examples in these rows of the batch, int32 [N]."""
+        low, high = math.log(self.aspect), -math.log(self.aspect)
+
+        def draw(row: jax.Array) -> Boxes:
+            keys = jax.random.split(jax.random.fold_in(key, row), 6)
+            number = jax.random.randint(keys[0], (), 1, self.count + 1)
+            number = jnp.where(jax.random.uniform(keys[1]) < self.probability, number, 0)
+            tries = (self.count, ATTEMPTS)
+            area = jax.random.uniform(keys[2], tries, minval=self.area[0], maxval=self.area[1]) * (height * width)
+            area = area / jnp.maximum(number, 1)
+            ratio = jnp.exp(jax.random.uniform(keys[3], tries, minval=low, maxval=high))
+            tall, wide = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
+            fits = (tall < height) & (wide < width)
+            first = jnp.argmax(fits, axis=1)[:, None]
+            tall, wide = (jnp.take_along_axis(side, first, axis=1)[:, 0].astype(jnp.int32) for side in (tall, wide))
+            tall = jnp.where(fits.any(axis=1) & (jnp.arange(self.count) < number), tall, 0)
+            top = _below(keys[4], self.count, height - tall + 1)
+            left = _below(keys[5], self.count, width - wide + 1)
+            return Boxes(top, left, tall, wide)
+
+        return jax.vmap(draw)(rows)
+
+    def images(self, images: jax.Array, key: jax.Array, rows: jax.Array) -> jax.Array:
+        """Normalised images [N, H, W, C] with their rectangles filled; the dtype stays."""
+        _, height, width, channels = images.shape
+        place, noise = jax.random.split(key)
+        boxes = self.boxes(place, rows, height, width)
+        y, x = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None, :]
+        erased = jnp.zeros(images.shape[:3], bool)
+        for index in range(self.count):
+            top, left, tall, wide = (edge[:, index, None, None] for edge in boxes)
+            erased |= (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)
+        if self.fill == "mean":
+            return jnp.where(erased[..., None], jnp.zeros((), images.dtype), images)
+        shape = (height, width, channels) if self.fill == "pixel" else (1, 1, channels)
+        drawn = jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(noise, row), shape, images.dtype))(rows)
+        return jnp.where(erased[..., None], drawn, images)
+
+
+def _below(key: jax.Array, count: int, bounds: jax.Array) -> jax.Array:
+    """Integers from 0 to bounds - 1, int32 [count]."""
+    drawn = (jax.random.uniform(key, (count,)) * bounds).astype(jnp.int32)
+    return jnp.minimum(drawn, bounds - 1)

@@ -1,0 +1,126 @@
+"""Mixup and CutMix inside the training step, by groups of consecutive examples.
+
+Zhang et al., ICLR 2018, and Yun et al., ICCV 2019, as timm's `Mixup` has them: an example's partner is the one in its
+place in the group turned round. A group that lies on one device needs no other, so nothing is communicated; timm
+draws for each process's share of a batch what is drawn here for a group.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+MODES = ("batch", "pair", "elem")
+
+
+class Draws(NamedTuple):
+    """What is drawn for each example: the share kept of it, float32 [N], and the box [N] that CutMix replaces.
+
+    top, bottom, left, right: int32 [N], the box's rows and columns from the first to the one after the last; where
+      Mixup mixes, or nothing does, `cut` is False and the box does not matter.
+    """
+
+    kept: jax.Array
+    cut: jax.Array
+    top: jax.Array
+    bottom: jax.Array
+    left: jax.Array
+    right: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+    """Mixup or CutMix of images and their labels.
+
+    Attributes:
+      mixup, cutmix: alpha of each one's Beta(alpha, alpha), from which the share kept is drawn; 0 is without.
+      probability: of mixing at all.
+      switch: probability of CutMix where both are there.
+      mode: what is drawn once: "batch" for a group, "pair" for two partners, "elem" for each example.
+      group: examples of a group, even.
+
+    Raises:
+      ValueError: a value out of its range.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    probability: float = 1.0
+    switch: float = 0.5
+    mode: str = "batch"
+    group: int = 64
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"unknown mode {self.mode!r} of mixing: choose one of {', '.join(MODES)}")
+        if min(self.mixup, self.cutmix) < 0:
+            raise ValueError("mixup and cutmix take an alpha of 0 or more")
+        if not (0 <= self.probability <= 1 and 0 <= self.switch <= 1):
+            raise ValueError("probability and switch of mixing lie between 0 and 1")
+        if self.group < 2 or self.group % 2:
+            raise ValueError(f"a group of mixing is of an even number of examples, not {self.group}")
+
+    def __bool__(self) -> bool:
+        return self.probability > 0 and max(self.mixup, self.cutmix) > 0
+
+    def draws(self, key: jax.Array, rows: jax.Array, height: int, width: int) -> Draws:
+        """What is drawn for the examples in these rows of the batch, int32 [N], N a multiple of the group.
+
+        A function of the key and the rows: the same whatever else is in the array.
+        """
+        row, group = rows % self.group, rows // self.group
+        # What is drawn once has one number. Partners have theirs from the first of the two.
+        number = {"batch": 0 * row, "pair": jnp.minimum(row, self.group - 1 - row), "elem": row}[self.mode]
+        numbers = group * self.group + number
+
+        def draw(number: jax.Array) -> Draws:
+            keys = jax.random.split(jax.random.fold_in(key, number), 6)
+            switched = jax.random.uniform(keys[1]) < self.switch if self.mixup and self.cutmix else self.cutmix > 0
+            share_of_mixup = jax.random.beta(keys[2], self.mixup, self.mixup) if self.mixup else 1.0
+            share_of_cutmix = jax.random.beta(keys[3], self.cutmix, self.cutmix) if self.cutmix else 1.0
+            share = jnp.where(switched, share_of_cutmix, share_of_mixup)
+            share = jnp.where(jax.random.uniform(keys[0]) < self.probability, share, 1.0)
+            y, x = jax.random.randint(keys[4], (), 0, height), jax.random.randint(keys[5], (), 0, width)
+            return box_of(share, jnp.asarray(switched) & (share < 1), y, x, height, width)
+
+        if self.mode != "batch":
+            return jax.vmap(draw)(numbers)
+        drawn = jax.vmap(draw)(numbers[:: self.group])
+        return Draws(*(jnp.repeat(values, self.group) for values in drawn))
+
+    def images(self, images: jax.Array, draws: Draws) -> jax.Array:
+        """Mixed images [N, H, W, C] in float32, or in their own dtype where there is CutMix alone."""
+        partners = self.partners(images)
+        _, height, width, _ = images.shape
+        if self.mixup:
+            share = jnp.where(draws.cut, 1.0, draws.kept)[:, None, None, None]
+            images, partners = images.astype(jnp.float32), partners.astype(jnp.float32)
+            mixed = images * share + partners * (1.0 - share)
+        else:
+            mixed = images
+        if not self.cutmix:
+            return mixed
+        y, x = jnp.arange(height)[None, :, None, None], jnp.arange(width)[None, None, :, None]
+        top, bottom, left, right = (edge[:, None, None, None] for edge in draws[2:])
+        inside = draws.cut[:, None, None, None] & (y >= top) & (y < bottom) & (x >= left) & (x < right)
+        return jnp.where(inside, partners, mixed)
+
+    def partners(self, values: jax.Array) -> jax.Array:
+        """Each example's partner, [N, ...]."""
+        groups = values.reshape(-1, self.group, *values.shape[1:])
+        return groups[:, ::-1].reshape(values.shape)
+
+
+def box_of(share: jax.Array, cut: jax.Array, y: jax.Array, x: jax.Array, height: int, width: int) -> Draws:
+    """The draws of an example from the share kept, whether it is CutMix, and the box's centre, all scalars.
+
+    The box has 1 - share of the image's area before it is clipped to the image; the share is then corrected to what
+    of the image is left.
+    """
+    side = jnp.sqrt(1.0 - share)
+    tall, wide = (height * side).astype(jnp.int32), (width * side).astype(jnp.int32)
+    top, bottom = jnp.clip(y - tall // 2, 0, height), jnp.clip(y + (tall + 1) // 2, 0, height)
+    left, right = jnp.clip(x - wide // 2, 0, width), jnp.clip(x + (wide + 1) // 2, 0, width)
+    area = ((bottom - top) * (right - left)).astype(jnp.float32)
+    return Draws(jnp.where(cut, 1.0 - area / (height * width), share), cut, top, bottom, left, right)
