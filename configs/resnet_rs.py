@@ -2,7 +2,7 @@
 
     eca-jax train resnet_rs --workdir=runs/rs --config.data_dir=DIR
 
-Reported elsewhere: ResNet-RS-50, of squeeze-and-excitation at 160 pixels, 78.8% (Bello et al., table 11). This network
+Reported elsewhere: ResNet-RS-50, of squeeze-and-excitation at 160 pixels, 78.8% (the authors' release). This network
 and size were not trained by them, nor here.
 
 Hardware: batch 4096, 32 TPU chips of 128. `eca-jax plan resnet_rs v5e:4x8` estimates the time.
