@@ -139,7 +139,8 @@ def trained(monkeypatch):
         (workdir / "config.json").write_text(json.dumps(content))
         if config.model_overrides.attention == "se":
             raise NonFiniteLoss("the loss is not finite at step 3")
-        lines = [{"step": step, "split": "validation", "top1": 0.9, "count": 360} for step in (11, 22)]
+        line = {"split": "validation", "loss": 0.3, "top1": 0.9, "count": 360}
+        lines = [{"step": 11 * epoch, "epoch": epoch, **line} for epoch in (1, 2)]
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return lines[-1]
 
