@@ -30,6 +30,7 @@ def test_speeds_are_median_slowest_and_fastest_images_per_second():
     assert bench_device.speeds([0.5, 0.25, 1.0], batch_size=4) == {"median": 8.0, "low": 4.0, "high": 16.0}
 
 
+@pytest.mark.slow
 def test_inference_is_measured_and_reported_as_json_with_a_plot(tmp_path, capsys):
     plot = tmp_path / "speed.png"
     arguments = "bench infer --model resnet18 --image_size 32 --batch_size 2 --rounds 2 --seconds 0.01 --json"

@@ -71,7 +71,7 @@ def test_boxes_are_clipped_to_their_image():
 
 
 @pytest.mark.parametrize("kind", ["rpn", "retina"])
-@pytest.mark.parametrize("canvas", [(800, 1344), (832, 1344)])
+@pytest.mark.parametrize("canvas", [(800, 1344), pytest.param((832, 1344), marks=pytest.mark.slow)])
 def test_anchors_are_torchvisions_for_each_padded_size(kind, canvas):
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.image_list import ImageList

@@ -47,7 +47,13 @@ def assert_same(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("eca_resnet18", "eca_nfnet_l0") else pytest.param(name, marks=pytest.mark.slow)
+        for name in FAMILIES
+    ],
+)
 def test_every_family_predicts_what_the_model_does(name):
     model = eca_jax.create_model(name, num_classes=10, **FAMILIES[name])
     how = Preprocessing(image_size=32, crop_pct=0.8, interpolation="bicubic")

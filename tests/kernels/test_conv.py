@@ -71,7 +71,9 @@ def example(case, dtype="float32"):
     return x, jax.random.normal(jax.random.key(1), kernel_shape, dtype), options
 
 
-@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [("float32", 1e-5), pytest.param("bfloat16", 1e-2, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_every_convolution_equals_xlas_own(case, dtype, tolerance):
     if dtype == "bfloat16" and "Winograd" in case and case != "Winograd":

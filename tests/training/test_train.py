@@ -163,6 +163,7 @@ def test_a_fine_tuned_model_starts_from_the_weights_given(config, tmp_path, caps
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+@pytest.mark.slow
 def test_a_profile_is_written_on_request(config, tmp_path):
     config.update({"profile_steps": 2, "num_epochs": 2})
     train(config, tmp_path)
