@@ -12,7 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from tiny_detection import VALIDATION
 
-from eca_jax.training.metrics import read_metrics
+from eca_jax.training.metrics import TIMINGS, read_metrics
 from eca_jax.weights.store import checkpoint_steps, read
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def ends(*processes):
 
 
 def recorded(workdir):
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in read_metrics(workdir)]
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in read_metrics(workdir)]
 
 
 def killed(process, reached):
