@@ -62,7 +62,7 @@ def weights(expected):
 
 @pytest.mark.slow
 def test_a_detector_finds_what_torchvisions_finds(pictures, expected, weights):
-    """On one landscape picture. On the portrait one a detection is missing, for a reason not found yet: docs/detect.md."""
+    """On one landscape picture. On the portrait one a detection is missing, for a reason not found yet."""
     ours = Detector.of(weights)(pictures[:1])
     assert [found["masks"].shape[1:] for found in ours] == SIZES[:1]
     for found, theirs in zip(ours, expected[1][:1], strict=True):

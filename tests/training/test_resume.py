@@ -106,7 +106,7 @@ def test_the_last_and_the_best_checkpoints_stay(whole):
     assert steps[-2:] == [20, 24]
     assert set(steps) == {20, 24, best_step(workdir)}
     lines = [line for line in read_metrics(workdir) if line["split"] == "validation_ema"]
-    assert best_step(workdir) == max(lines, key=lambda line: (line["top1"], -line["step"]))["step"]
+    assert best_step(workdir) == max(lines, key=lambda line: (line["top1"], -line["loss"], -line["step"]))["step"]
 
 
 def test_a_finished_run_has_nothing_left_to_do(config, whole, capsys):
