@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from eca_jax.analysis.counts import count
 from eca_jax.analysis.detection_counts import IMAGE_SIZE, count_detector
@@ -23,9 +25,6 @@ def run(args: argparse.Namespace) -> int:
         return _detector(args, options)
     counts = count(args.model, image_size=args.image_size, **options)
     report = counts.report()
-    if args.json:
-        print(json.dumps(report))
-        return 0
     rows = [
         ("parameters", f"{counts.parameters:,}"),
         ("  in millions (10^6)", f"{report['parameters_millions']:.2f}"),
@@ -41,17 +40,13 @@ def run(args: argparse.Namespace) -> int:
             ("  in millions (2^20)", f"{report['paper_operations_2_20']:.1f}M"),
             ("  in billions (2^30)", f"{report['paper_operations_2_30']:.3f}G"),
         ]
-    _print(counts.model, rows)
-    return 0
+    return _print(counts.model, rows, report if args.json else None)
 
 
 def _detector(args: argparse.Namespace, options: dict[str, int]) -> int:
     size = (args.image_size, args.image_size) if args.image_size else IMAGE_SIZE
     counts = count_detector(args.model, image_size=size, **options)
     report = counts.report()
-    if args.json:
-        print(json.dumps(report))
-        return 0
     rows = [
         ("parameters", f"{counts.parameters:,}"),
         ("  without the frozen stem and stage (paper)", f"{counts.trained_parameters:,}"),
@@ -59,11 +54,15 @@ def _detector(args: argparse.Namespace, options: dict[str, int]) -> int:
         (f"operations at {size[0]}x{size[1]} as the paper counts", f"{counts.paper_operations:,}"),
         ("  in billions (10^9)", f"{report['paper_operations_giga']:.2f}G"),
     ]
-    _print(counts.model, rows)
-    return 0
+    return _print(counts.model, rows, report if args.json else None)
 
 
-def _print(model: str, rows: list[tuple[str, str]]) -> None:
+def _print(model: str, rows: list[tuple[str, str]], report: Mapping[str, Any] | None) -> int:
+    """The rows for people, or the report as JSON."""
+    if report is not None:
+        print(json.dumps(report))
+        return 0
     print(model)
     for label, value in rows:
         print(f"  {label:<46}{value:>18}")
+    return 0

@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any
@@ -13,17 +13,17 @@ import numpy as np
 from etils import epath
 
 from eca_jax.data.decode import UndecodableImage, decode, looks_complete
-from eca_jax.data.order import random_access_rows
 from eca_jax.data.sources.census import census
 from eca_jax.data.sources.flat import is_validation, refuse_halves
-from eca_jax.data.sources.source import SPLITS, Row, of_split
+from eca_jax.data.sources.random_access import RandomAccess
+from eca_jax.data.sources.source import SPLITS, Label, of_split
 from eca_jax.data.sources.walk import Found, files_under, image_suffixes, is_tool_made
 
 _FOLDERS = {"train": "train", "validation": "val"}
 _EXPECTED = "CLASS/*.JPEG, .jpg or .png"
 
 
-class FolderSource:
+class FolderSource(RandomAccess):
     """`train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`; classes are numbered in sorted order, as torchvision does.
 
     Where neither train/ nor val/ is there, `CLASS/*.JPEG`: a fifth of each class, by a hash of the files' names, is for
@@ -119,28 +119,9 @@ class FolderSource:
             others = f" ({len(damaged) - 1} more cannot either)" if len(damaged) > 1 else ""
             raise ValueError(f"cannot decode {split} image {self.describe(split, index)}: {reason}{others}")
 
-    def train_rows(
-        self,
-        batch_size: int,
-        seed: int,
-        start_step: int,
-        first_row: int,
-        num_rows: int,
-        *,
-        repeats: int = 1,
-        window: int = 1,
-    ) -> Iterator[Row]:
-        """See `Source`. Files can be read in any order: an epoch is a permutation of them all, whatever `window` is."""
-        paths, labels = self._of(self._paths, "train"), self._labels["train"]
-        order = random_access_rows(len(paths), batch_size, seed, start_step, first_row, num_rows, repeats)
-        for epoch, index, copy in order:
-            yield Row(index, epoch, copy, functools.partial(_read, paths[index], int(labels[index])))
-
-    def eval_rows(self, split: str, start: int, stop: int) -> Iterator[Row]:
-        """See `Source`."""
+    def _reader(self, split: str) -> Callable[[int], tuple[bytes, Label]]:
         paths, labels = self._of(self._paths, split), self._labels[split]
-        for index in range(start, stop):
-            yield Row(index, 0, 0, functools.partial(_read, paths[index], int(labels[index])))
+        return lambda index: _read(paths[index], int(labels[index]))
 
     def _of(self, table: dict[str, Any], split: str) -> Any:
         if split in _FOLDERS and split not in table:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from eca_jax.data.order import StreamOrder, random_access_rows
+from eca_jax.data.order import StreamOrder
 from eca_jax.data.runtime import Dataset, Tensor, tensorflow
+from eca_jax.data.sources.random_access import RandomAccess
 from eca_jax.data.sources.source import SPLITS, Label, Row, Source, of_split
 
 # Places for the right classes of an example that may have several.
@@ -91,37 +92,16 @@ class _Records:
         raise NotImplementedError
 
 
-class ArrayRecordSource(_Records):
-    """Records that are read by their index: an epoch is a permutation of them all."""
+class ArrayRecordSource(_Records, RandomAccess):
+    """Records that are read by their index."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, label: str, names: Mapping[str, str]):
         super().__init__(builder, label, names)
         decoders = {"image": tfds.decode.SkipDecoding()}
         self._records = {s: builder.as_data_source(name, decoders=decoders) for s, name in self._names.items()}
 
-    def train_rows(
-        self,
-        batch_size: int,
-        seed: int,
-        start_step: int,
-        first_row: int,
-        num_rows: int,
-        *,
-        repeats: int = 1,
-        window: int = 1,
-    ) -> Iterator[Row]:
-        """See `Source`; `window` does not matter."""
-        read = functools.partial(self._read, of_split(self._records, "train"))
-        count = self.num_examples("train")
-        order = random_access_rows(count, batch_size, seed, start_step, first_row, num_rows, repeats)
-        for epoch, index, copy in order:
-            yield Row(index, epoch, copy, functools.partial(read, index))
-
-    def eval_rows(self, split: str, start: int, stop: int) -> Iterator[Row]:
-        """See `Source`."""
-        read = functools.partial(self._read, of_split(self._records, split))
-        for index in range(start, stop):
-            yield Row(index, 0, 0, functools.partial(read, index))
+    def _reader(self, split: str) -> Callable[[int], tuple[bytes, Label]]:
+        return functools.partial(self._read, of_split(self._records, split))
 
     def _read(self, records: Sequence[dict[str, Any]], index: int) -> tuple[bytes, Label]:
         try:
