@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
     if argv is None:  # this process is the command
         argv = sys.argv[1:]
-        if argv[:1] == ["train"] or argv[:2] == ["bench", "step"]:
+        if argv[:1] in (["train"], ["sweep"]) or argv[:2] == ["bench", "step"]:
             huge_pages.take()
     if argv[:1] in (["train"], ["plan"]):  # whose recipes have keys of their own
         from eca_jax.commands import train
