@@ -63,7 +63,7 @@ def reliability(ranges: Sequence[dict[str, float]], bins: int, error: float) -> 
     means = [each["confidence"] for each in ranges], [each["accuracy"] for each in ranges]
     above.plot(*means, "o", color=_RED, label="at the mean confidence")
     above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share of right answers", title=f"calibration error {error:.1%}")
-    above.legend(loc="upper left")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     below.bar(middles, [each["count"] for each in ranges], width, color=_GREY, edgecolor="white")
     below.set(xlabel="confidence of the answer", ylabel="images")
     below.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -71,14 +71,14 @@ def reliability(ranges: Sequence[dict[str, float]], bins: int, error: float) -> 
 
 
 def contact_sheet(pictures: Sequence[tuple[Image.Image, str, str, float, str]]) -> bytes:
-    """Pictures with their class, the answer, its confidence and the file's name."""
+    """Pictures with "class → answer", the confidence and the file's name."""
     rows = -(-len(pictures) // _COLUMNS)
     figure, axes = plt.subplots(rows, _COLUMNS, figsize=(2.3 * _COLUMNS, 2.9 * rows), layout="constrained")
     for panel in axes.flat:
         panel.axis("off")
     for panel, (image, label, answer, confidence, name) in zip(axes.flat, pictures, strict=False):
         panel.imshow(image)
-        panel.set_title(f"{shortened(label)}\nnot {shortened(answer)} ({confidence:.0%})", fontsize=9)
+        panel.set_title(f"{shortened(label)}\n→ {shortened(answer)} ({confidence:.0%})", fontsize=9)
         panel.text(
             0.5, -0.04, shortened(name, 28), transform=panel.transAxes, ha="center", va="top", fontsize=7, color="0.4"
         )
