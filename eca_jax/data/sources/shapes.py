@@ -9,10 +9,12 @@ from eca_jax.data.sources.checked import Example
 from eca_jax.data.sources.source import of_split
 
 COUNTS = {"train": 1000, "validation": 60}
+# A shape differs from the ground by at least so many levels of 256 in a channel.
+CONTRAST = 60
 
 
 class ShapesSource:
-    """Circles, squares and triangles of random colours, sizes and places on noise; at most four, half hidden at most.
+    """Circles, squares and triangles of random colours, sizes and places on noise; at most four, a quarter hidden at most.
 
     Attributes:
       size: height and width of an image.
@@ -70,7 +72,8 @@ def _drawn(size: tuple[int, int], seed: list[int]) -> tuple[np.ndarray, list[np.
     """The image uint8 [h, w, 3], what is seen of each shape bool [h, w], and the labels."""
     rng = np.random.default_rng(seed)
     height, width = size
-    image = rng.normal(rng.uniform(60, 190, 3), 12, (height, width, 3))
+    ground = rng.uniform(60, 190, 3)
+    image = rng.normal(ground, 12, (height, width, 3))
     whole: list[np.ndarray] = []
     labels = []
     for _ in range(int(rng.integers(1, 5))):
@@ -78,14 +81,16 @@ def _drawn(size: tuple[int, int], seed: list[int]) -> tuple[np.ndarray, list[np.
         radius = rng.uniform(0.12, 0.26) * min(size)
         centre = rng.uniform(radius, np.array(size) - radius)
         mask = _shape(label, centre, radius, size)
-        # A later shape lies on an earlier one, and leaves it at least half of itself.
-        left = [np.sum(before & ~mask) >= 0.5 * np.sum(before) for before in whole]
+        # A later shape lies on an earlier one, and leaves it at least three quarters of itself.
+        left = [np.sum(before & ~mask) >= 0.75 * np.sum(before) for before in whole]
         if not all(left):
             continue
         whole = [before & ~mask for before in whole]
         whole.append(mask)
         labels.append(label)
         colour = rng.uniform(0, 255, 3)
+        while np.abs(colour - ground).max() < CONTRAST:  # a shape of the ground's colour is there for nobody
+            colour = rng.uniform(0, 255, 3)
         image[mask] = colour + rng.normal(0, 6, (int(mask.sum()), 3))
     return np.clip(image, 0, 255).astype(np.uint8), whole, np.array(labels, np.int32)
 
