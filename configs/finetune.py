@@ -8,9 +8,9 @@ directory, a PyTorch file, which may need --config.model=NAME); the classifier i
 the rest. Pictures are turned upright as cameras noted down. The run ends after 10 epochs without a better validation.
 
 Without --init_from a small ECA-ResNet learns from nothing, at 96 pixels: enough for textures, colours and signs. On two
-CPU cores (AMD EPYC, shared with other jobs): `scripts/photos.py DIR`, 5 classes x 60, all of 59 validation images right,
-3 min 8 s from the command to the report; `scripts/photos.py DIR --digits`, 1,797 images, 97.55% of 368 after epoch 6 (about
-4 min) and 99.73% as the best, after epoch 18.
+CPU cores (AMD EPYC, shared with other jobs): `scripts/photos.py DIR`, 5 classes x 60, all of 59 validation images right
+in 3 min 8 s, report included; `scripts/photos.py DIR --digits`, 1,797 images, 97.55% of 368 after epoch 6 (about 4 min)
+and 99.73% as the best, after epoch 18.
 """
 
 import ml_collections

@@ -14,7 +14,7 @@ CONTRAST = 60
 
 
 class ShapesSource:
-    """Circles, squares and triangles of random colours, sizes and places on noise; at most four, a quarter hidden at most.
+    """Circles, squares and triangles of random colours, sizes and places on noise: up to four, up to a quarter hidden.
 
     Attributes:
       size: height and width of an image.
