@@ -2,8 +2,8 @@
 
     eca-jax train quickstart --workdir=runs/quickstart
 
-The same program that trains on ImageNet, on data that needs no download. The network is ECA-ResNet-18 with one block a
-stage instead of two. On two CPU cores: 2 min 23 s, best validation top-1 99.17%.
+The same program that trains on ImageNet, on data that needs no download: digits light on dark. The network is
+ECA-ResNet-18 with one block a stage instead of two. On two CPU cores: 2 min 23 s, best validation top-1 99.17%.
 """
 
 import ml_collections

@@ -17,6 +17,7 @@ import inspect
 import os
 import runpy
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -187,16 +188,40 @@ def load_recipe(name: str | os.PathLike, init_from: str = "") -> ml_collections.
 
     Raises:
       FileNotFoundError: as `find_recipe`.
-      ValueError: the file has no function `get_config`.
+      ValueError: the file has no function `get_config`, fails, or returns what is no recipe; one line, with the file's.
     """
     path = find_recipe(name)
     if str(path.parent.resolve()) not in sys.path:
         sys.path.append(str(path.parent.resolve()))
-    get_config = runpy.run_path(str(path)).get("get_config")
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        arguments = [init_from] if get_config and inspect.signature(get_config).parameters else []
+        config = get_config and get_config(*arguments)
+    except Exception as error:  # whatever a file of the user's raises
+        raise ValueError(_explained(path, error)) from error
     if get_config is None:
         raise ValueError(f"{path} is no recipe: it has no function get_config()")
-    arguments = [init_from] if inspect.signature(get_config).parameters else []
-    return get_config(*arguments).lock()
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ValueError(f"{path}: get_config() returns a {type(config).__name__}, and should a ConfigDict")
+    missing = [key for key in default_config() if key not in config]
+    if missing:
+        names = ", ".join(missing[:3]) + f" and {len(missing) - 3} more keys" * (len(missing) > 3)
+        raise ValueError(f"{path} has no {names}: let it begin with eca_jax.default_config()")
+    return config.lock()
+
+
+def _explained(path: Path, error: Exception) -> str:
+    """Where a recipe failed and why, one line."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError):
+        lines.append(error.lineno)
+    # ml_collections says of a key that is not there which ones are, all of them, and the nearest.
+    said = str(error)
+    said = said[1:-1] if said[:1] == said[-1:] == "'" else said  # a KeyError's, inside
+    said, _, others = said.partition(" Other fields present:")
+    said += f" Did you mean{others.rpartition('Did you mean')[2]}" if "Did you mean" in others else ""
+    kind = "" if isinstance(error, ValueError | AttributeError) else f"{type(error).__name__}: "
+    return " ".join(f"{path}{f', line {lines[-1]}' if lines else ''}: {kind}{said}".split())
 
 
 def plain(config: Any) -> Any:

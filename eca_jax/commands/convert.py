@@ -36,8 +36,6 @@ def run(args: argparse.Namespace) -> int:
     args.weights, destination = sources[0], args.paths[-1]
     ending = ending_of(destination)
     weights = read(args, **({} if args.num_classes is None else {"num_classes": args.num_classes}))
-    for remark in weights.remarks:
-        print(remark)
     trained = None
     if ending == RELEASE and weights.step is not None:
         trained = read_trained(args.weights, weights.step, averaged=weights.averaged)

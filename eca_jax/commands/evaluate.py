@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"model": weights.card.model, "data": data, **metrics}))
     else:
         print(f"{weights.card.model}: {task.describe(metrics)}")
-        print(f"on {metrics['count']} images of {data}")
+        of_step = "" if weights.step is None else f", step {weights.step}{', averaged weights' * weights.averaged}"
+        print(f"on {metrics['count']} images of {data}{of_step}")
         if page:
             print(f"report: {page}")
         if detects:

@@ -26,7 +26,9 @@ def take() -> None:
 
 def accelerated(devices: Path = Path("/dev")) -> bool:
     """Whether this machine shows a GPU or a TPU, by its device files: JAX is not imported yet."""
-    return any(any(devices.glob(name)) for name in ("nvidia[0-9]*", "kfd", "accel[0-9]*", "vfio/[0-9]*"))
+    return any(
+        any(devices.glob(name)) for name in ("nvidia[0-9]*", "dxg", "nvhost-gpu", "kfd", "accel[0-9]*", "vfio/[0-9]*")
+    )
 
 
 def environment(variables: Mapping[str, str], system: str, libc: str, accelerated: bool) -> dict[str, str] | None:

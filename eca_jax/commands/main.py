@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import os
 import sys
 from typing import NoReturn
@@ -32,6 +33,12 @@ COMMANDS = {
 }
 
 
+def leave_libtpu_alone() -> None:
+    """Keeps JAX from asking libtpu for a TPU that is not here: installed for plans alone, it fails in five lines."""
+    if "JAX_PLATFORMS" not in os.environ and importlib.util.find_spec("libtpu") and not huge_pages.accelerated():
+        os.environ["JAX_PLATFORMS"] = "cpu"
+
+
 class Parser(argparse.ArgumentParser):
     """Its errors are exceptions, for `main` to print in one line."""
 
@@ -43,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
     if argv is None:  # this process is the command
         argv = sys.argv[1:]
+        leave_libtpu_alone()
         if argv[:1] in (["train"], ["sweep"]) or argv[:2] == ["bench", "step"]:
             huge_pages.take()
     if argv[:1] in (["train"], ["plan"]):  # whose recipes have keys of their own

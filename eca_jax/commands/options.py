@@ -4,6 +4,7 @@ Importing it imports no Flax, which a server of an exported model does without.
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
 
 
 def read(args: argparse.Namespace, **overrides: Any) -> "Weights":
-    """The weights that the arguments name."""
+    """The weights that the arguments name; what a person should know of how they were read goes to standard error."""
     from eca_jax.weights.load import read_weights
 
     weights = read_weights(
@@ -56,6 +57,8 @@ def read(args: argparse.Namespace, **overrides: Any) -> "Weights":
         part=args.part,
         **overrides,
     )
+    for remark in weights.remarks:
+        print(remark, file=sys.stderr)
     if getattr(args, "classes", None):
         weights = weights.with_class_names(read_class_names(args.classes))
     return weights

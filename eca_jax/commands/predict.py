@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from eca_jax.commands.options import add_classes, add_dtype, add_weights, positive, read
 from eca_jax.compilation_cache import use_compilation_cache
+from eca_jax.data.sources.walk import files_under
 from eca_jax.inference.predictor import BATCH_SIZES, Predictor
 from eca_jax.inference.ranking import Prediction
 
@@ -45,8 +46,6 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"there are no images in {' '.join(args.images)}")
     use_compilation_cache()
     weights = read(args)
-    for remark in weights.remarks:
-        print(remark, file=sys.stderr)
     size = args.batch_size or next((size for size in BATCH_SIZES if size >= len(paths)), BATCH_SIZES[-1])
     predictor = Predictor(weights, batch_sizes=(size,))
 
@@ -59,8 +58,11 @@ def run(args: argparse.Namespace) -> int:
             bar.update()
             tqdm.write(f"skipped: {' '.join(str(error).split())}", file=sys.stderr)
 
+        def doubt(path: str, how: str) -> None:
+            tqdm.write(f"{path} is {how}: is light and dark the other way round?", file=sys.stderr)
+
         show = _writer(args.style, paths)
-        for path, logits in predictor.stream(paths, on_error=report):
+        for path, logits in predictor.stream(paths, on_error=report, on_doubt=doubt):
             show(path, predictor.rank(logits, args.top))
             bar.update()
     return 0 if not skipped else 1 if skipped < len(paths) else 2
@@ -79,15 +81,10 @@ def image_paths(arguments: Sequence[str]) -> Iterator[str]:
             yield argument  # one that does not exist is reported when it is its turn
 
 
-def _files(folder: str) -> Iterator[str]:
-    """Of a folder and those in it; hidden ones, and what macOS puts beside files in archives, are none."""
-    for directory, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not _hidden(name)]
-        yield from (os.path.join(directory, name) for name in names if not _hidden(name))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def _files(folder: str) -> list[str]:
+    """Of a folder and those in it, but for what tools leave there; links that lead nowhere are reported in turn."""
+    found = files_under(folder)
+    return [*found.files, *found.dangling]
 
 
 def _writer(style: str, paths: Sequence[str]) -> Callable[[str, list[Prediction]], None]:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from eca_jax import kernels, sharding
+from eca_jax.data.brightness import unlike
 from eca_jax.data.preprocess import ImageLike, eval_image
 from eca_jax.inference.ranking import Prediction, rank, softmax
 from eca_jax.models.inputs import on_pixels
@@ -44,6 +45,7 @@ class Predictor:
 
     Attributes:
       preprocessing: how images are prepared.
+      brightness: of the images of the training, see `eca_jax.data.brightness`; None where nothing tells.
       class_names: one a class, or None.
       batch_sizes: ascending; each the asked-for size rounded up to a multiple of the local devices.
       sharding, variables: how batches are split over the devices, and the weights, on every device.
@@ -65,6 +67,7 @@ class Predictor:
         self.variables = jax.device_put(weights.variables, sharding.replicated(mesh))
         self.programs: dict[tuple[str, int], Any] = {}
         self.preprocessing = weights.card.preprocessing
+        self.brightness = weights.card.brightness
         self.class_names = weights.class_names
         self.batch_sizes = sorted({-(-size // mesh.size) * mesh.size for size in batch_sizes})
         for output in outputs:
@@ -127,6 +130,7 @@ class Predictor:
         images: Iterable[AnImage],
         output: str = "logits",
         on_error: Callable[[AnImage, Exception], None] | None = None,
+        on_doubt: Callable[[AnImage, str], None] | None = None,
     ) -> Iterator[tuple[AnImage, Any]]:
         """Yields each image with its result, in order; only a few batches are in memory at a time.
 
@@ -135,9 +139,10 @@ class Predictor:
           output: "logits", "features" or "feature_maps".
           on_error: called with an image that cannot be read and the error, and the image is left out; without it the
             error is raised.
+          on_doubt: called with an image that is unlike those of the training, and how; its result comes all the same.
         """
         in_flight: deque[tuple[list[AnImage], Any]] = deque()
-        for batch in self._prepared(images, on_error):
+        for batch in self._prepared(images, on_error, on_doubt):
             in_flight.append(self._start(batch, output))
             if len(in_flight) > IN_FLIGHT:
                 yield from _finish(*in_flight.popleft())
@@ -154,7 +159,10 @@ class Predictor:
         return jax.tree.map(lambda *rows: np.stack(rows), *results)
 
     def _prepared(
-        self, images: Iterable[AnImage], on_error: Callable[[AnImage, Exception], None] | None
+        self,
+        images: Iterable[AnImage],
+        on_error: Callable[[AnImage, Exception], None] | None,
+        on_doubt: Callable[[AnImage, str], None] | None,
     ) -> Iterator[list[tuple[AnImage, np.ndarray]]]:
         """Batches of the largest size and what is left, as (image, pixels), decoded two batches ahead."""
         size = self.batch_sizes[-1]
@@ -170,6 +178,8 @@ class Predictor:
                 image, pixels = decoding.popleft()
                 try:
                     batch.append((image, pixels.result()))
+                    if on_doubt and self.brightness and (doubt := unlike(pixels.result(), self.brightness)):
+                        on_doubt(image, doubt)
                 except (OSError, ValueError) as error:
                     if on_error is None:
                         pool.shutdown(cancel_futures=True)

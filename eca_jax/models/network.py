@@ -17,6 +17,13 @@ from eca_jax.layers.norm import BatchNorm
 ROW = "row"
 
 
+def as_images(x: jax.Array, dtype: Any) -> jax.Array:
+    """A network's input in the computation's dtype. ValueError for an image without batch, or in PyTorch's order."""
+    if x.ndim != 4 or (x.shape[1] in (1, 3, 4) and x.shape[3] > 4):
+        raise ValueError(f"a network takes images [N, H, W, C], channels last, not {list(x.shape)}")
+    return x.astype(dtype)
+
+
 class Network(nn.Module, kw_only=True):
     """Base of every network. NHWC images in, float32 logits out: `network(images, train=False)`.
 

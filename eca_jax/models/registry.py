@@ -3,10 +3,11 @@
 import dataclasses
 import difflib
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict
 
@@ -95,10 +96,11 @@ def create_model(name: str, *, num_classes: int | None = None, dtype: Any = jnp.
         `kernel_sizes=(3, 5, 5, 7)`, `small_images=True`, `bn_group_size=64`, `features_only=True` or `fold=False`.
 
     Raises:
-      ValueError: unknown name, attention or option of it (suggests the nearest), or an override that the model does
-        not have.
+      ValueError: unknown name, attention or option of it (suggests the nearest), an override that the model does
+        not have, or a value that none can have.
     """
     build, known = entry(name).build, _options(name)
+    _check(num_classes, dtype, overrides.get("kernel_sizes"))
     for key in overrides:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -112,6 +114,26 @@ def create_model(name: str, *, num_classes: int | None = None, dtype: Any = jnp.
     if isinstance(model, Network):
         _ = model.attention_spec  # a wrong name or option is an error here, not when the model first runs
     return model
+
+
+def _check(num_classes: Any, dtype: Any, kernel_sizes: Any) -> None:
+    """ValueError for values that would be puzzling errors, or none, where a network first uses them."""
+    if num_classes is not None and (not _whole(num_classes) or num_classes < 0):
+        raise ValueError(f"num_classes must be a whole number of 0 or more, not {num_classes!r}")
+    try:
+        floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        raise ValueError(f"dtype must be one of floating-point numbers, 'float32' or 'bfloat16' say, not {dtype!r}")
+    if kernel_sizes not in (None, "adaptive") and not (
+        isinstance(kernel_sizes, Sequence) and all(map(_whole, kernel_sizes))
+    ):
+        raise ValueError(f"kernel_sizes must be 'adaptive' or several numbers, (3, 5, 5, 7) say, not {kernel_sizes!r}")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def accepts(name: str, option: str) -> bool:

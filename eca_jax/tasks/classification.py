@@ -13,6 +13,7 @@ from flax import linen as nn
 from eca_jax.config import plain
 from eca_jax.data import OwnBatches, Source, eval_batches, load_source, train_batches
 from eca_jax.data.batch import IMAGE, LABEL, MASK
+from eca_jax.data.brightness import brightness
 from eca_jax.models import Preprocessing, accepts, create_model, preprocessing
 from eca_jax.models.inputs import normalize
 from eca_jax.sharding import Shard, gathered
@@ -191,9 +192,10 @@ class Classification:
             )
         return lines
 
-    @property
+    @functools.cached_property
     def card(self) -> Card:
-        return dataclasses.replace(self.description, class_names=tuple(self.source.class_names))
+        names = tuple(self.source.class_names)
+        return dataclasses.replace(self.description, class_names=names, brightness=brightness(self.source))
 
     @property
     def train_examples(self) -> int:

@@ -71,7 +71,10 @@ class Task(Protocol):
         """The variables before the first step; pure, jitted by training."""
 
     def warm_start(self, fresh: Variables) -> tuple[Variables, str] | None:
-        """Variables in place of the `fresh` ones and words about them, where the recipe names weights to start from."""
+        """Variables in place of the `fresh` ones and words about them, where the recipe names weights to start from.
+
+        `fresh` are abstract before anything is compiled; those that are kept come back as they were given.
+        """
 
     def loss(self, variables: Variables, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Variables, Sums]]:
         """The scalar to minimise; the collections that changed, and sums; pure, jitted by training.

@@ -21,6 +21,7 @@ def from_weights(source: str, card: Card, fresh: Variables) -> tuple[Variables, 
     Args:
       source: a workdir, a weights directory, or a file.
       card: of the model that `fresh` are the variables of.
+      fresh: arrays on their devices, or abstract ones with a sharding.
 
     Raises:
       ValueError, FileNotFoundError: no such weights, or weights of another model.

@@ -31,6 +31,9 @@ _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "afte
 _FREE_CALLS = ("ConcatBitcast", "AllocateBuffer")
 _COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
 
+# How people are told of what lies outside every module.
+OUTSIDE = "(input normalisation, loss, optimizer)"
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -222,10 +225,10 @@ def _arrays(shape: str) -> list[tuple[int, bool]]:
 def layer_path(op_name: str) -> str:
     """The Flax module path in an instruction's `op_name`, with " (backward)" for the gradient's part.
 
-    What lies outside every module (input normalisation, loss, optimizer) becomes "(outside the model)".
+    What lies outside every module becomes `OUTSIDE`.
     """
     parts = op_name.split("/")[:-1]
     modules = [part for part in parts if "(" not in part and part not in ("while", "body", "cond", "closed_call")]
     in_model = re.search(r"jvp\(\w+\)", op_name)  # the model's own lines, between its layers
-    path = "/".join(modules) or ("(between layers)" if in_model else "(outside the model)")
+    path = "/".join(modules) or ("(between layers)" if in_model else OUTSIDE)
     return path + " (backward)" * ("transpose(" in op_name)

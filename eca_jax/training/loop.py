@@ -29,7 +29,7 @@ from eca_jax.training.runtime.lock import only_writer
 from eca_jax.training.runtime.pace import Pace
 from eca_jax.training.runtime.progress import Progress
 from eca_jax.training.state import TrainState
-from eca_jax.training.workdir import claim_workdir
+from eca_jax.training.workdir import check_classes, claim_workdir
 from eca_jax.training.writers import make_writers
 from eca_jax.weights import store
 
@@ -114,11 +114,15 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike, task: Task | No
 
 
 def _initial_state(program: Program, progress: Progress) -> TrainState:
+    """The state before the first step; weights to start from are read and matched before anything is compiled."""
+    started = program.task.warm_start(program.state.variables)
     state = program.init()
-    started = program.task.warm_start(state.variables)
     if started is not None:
-        collections, message = started
+        found, message = started
         progress.say(message)
+        collections = jax.tree.map(
+            lambda own, fresh: fresh if isinstance(own, jax.ShapeDtypeStruct) else own, found, state.variables
+        )
         # Copies: the step takes over every buffer of its state, so no two may be the same.
         ema = None if state.ema is None else jax.tree.map(jnp.copy, collections)
         params = collections.pop("params")
@@ -325,11 +329,12 @@ def evaluate_best(config: Mapping[str, Any], workdir: str | os.PathLike) -> tupl
     """Evaluates the best checkpoint of `workdir`: its step, words that describe the metrics, and the metrics.
 
     Raises:
-      ValueError, FileNotFoundError: no checkpoint, one of another model, or no data; one line says why.
+      ValueError, FileNotFoundError: no checkpoint, one of another model or of other classes, or no data; one line.
     """
     use_compilation_cache(config["compilation_cache"])
     task = create_task(config)
     stored = store.read(workdir, "best")
+    check_classes(absolute(workdir), stored.card.class_names, task.card.class_names)
     store.check_tree(stored.variables, jax.eval_shape(task.init, jax.random.key(0)), workdir)
     metrics = evaluate_weights(task, stored.variables, config["batch_size"])
     return stored.step, describe(task, "validation", metrics), metrics

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,11 +76,27 @@ def _check(path: os.PathLike, before: Mapping[str, Any], now: Mapping[str, Any])
             continue  # the data's, which are compared by their names
         if key not in FREE:
             raise ValueError(f"{other}: {key} is {old!r} there and {new!r} here; choose another workdir")
-    if before.get("class_names") != now.get("class_names"):
-        raise ValueError(f"{other}: the data had other classes there; choose another workdir")
+    check_classes(path, before.get("class_names"), now.get("class_names"))
     count, counted = now["train_examples"], before.get("train_examples")
     if counted is not None and count != counted:
         raise ValueError(
             f"{other}: the data had {counted} training examples there and {count} here; choose another workdir"
         )
     return [f"{key} was {old!r} and is {new!r} now" for key, (old, new) in found.items() if key in FREE]
+
+
+def check_classes(path: os.PathLike, before: Sequence[str] | None, now: Sequence[str] | None) -> None:
+    """ValueError where the classes of the run in `path` are not those of the data at hand; names some of both."""
+    there, here = list(before or ()), list(now or ())
+    if there != here:
+        pairs = enumerate(zip(there, here, strict=False))
+        first = next((i for i, (old, new) in pairs if old != new), max(min(len(there), len(here)) - 1, 0))
+        raise ValueError(
+            f"{path} belongs to another run: its classes are {_some(there, first)}, here {_some(here, first)}"
+        )
+
+
+def _some(names: list[str], first: int) -> str:
+    """Of names the one at `first` and three that follow, in words."""
+    shown = names[first : first + 4]
+    return ", ".join([*["..."] * (first > 0), *shown, *["..."] * (len(names) > first + 4)])

@@ -22,6 +22,7 @@ class Card:
       options: the other arguments of `create_model`, `num_classes` among them.
       preprocessing: how its images are prepared.
       class_names: one a class, or None where nothing tells them.
+      brightness: of the images it was trained on, see `eca_jax.data.brightness`; None where nothing tells.
       task: what the model was trained for.
       best: the metric that tells a better checkpoint from a worse one.
     """
@@ -32,6 +33,7 @@ class Card:
     class_names: tuple[str, ...] | None = None
     task: str = "classification"
     best: str = "top1"
+    brightness: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data.
@@ -50,6 +52,8 @@ class Card:
         }
         if self.class_names is not None:
             content["class_names"] = list(self.class_names)
+        if self.brightness is not None:
+            content["brightness"] = list(self.brightness)
         for key, value in options.items():
             try:
                 json.dumps(value)
@@ -67,7 +71,7 @@ class Card:
           ValueError: a key is missing, or its value is of another kind; one line.
         """
         try:
-            names = content.get("class_names")
+            names, brightness = content.get("class_names"), content.get("brightness")
             return cls(
                 model=str(content["model"]),
                 options={"num_classes": int(content["num_classes"])} | _with_tuples(content.get("overrides", {})),
@@ -75,8 +79,9 @@ class Card:
                 class_names=None if names is None else tuple(names),
                 task=content.get("task", "classification"),
                 best=content.get("best", "top1"),
+                brightness=None if brightness is None else (float(brightness[0]), float(brightness[1])),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"no description of weights: {error}") from None
 
 

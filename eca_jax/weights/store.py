@@ -47,8 +47,14 @@ def orbax() -> ModuleType:
     )
     # Where one array is damaged, the reads of the others end after Orbax has closed the event loop they report to.
     report = sys.unraisablehook
-    sys.unraisablehook = lambda what: None if str(what.exc_value) == "Event loop is closed" else report(what)
+    sys.unraisablehook = lambda what: None if _abandoned(what) else report(what)
     return ocp
+
+
+def _abandoned(what: Any) -> bool:
+    """Whether what cannot be raised is of a read that nobody waits for any more; see `sys.unraisablehook`."""
+    code = getattr(what.object, "cr_code", None)  # a coroutine's
+    return str(what.exc_value) == "Event loop is closed" or (code is not None and "orbax" in code.co_filename)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,11 @@
 # Sourced by the scripts beside it: the configuration, and what they all ask of gcloud.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../run.sh"
+config=${TPU_CONFIG:-$here/config.env}
 # shellcheck source=config.env
-source "${TPU_CONFIG:-$here/config.env}"
+source "$config"
+$print || [[ $PROJECT != my-project && $BUCKET != gs://my-bucket ]] ||
+  fail "PROJECT=$PROJECT and BUCKET=$BUCKET stand for yours: edit $config"
 
 place=(--project="$PROJECT" --zone="$ZONE" --quiet) # quiet: nobody may be there to answer a question
 case $PROVISIONING in
@@ -28,10 +31,12 @@ copy_to_workers() { # FILE: into the home directory of every worker
   run "${workers[@]}" scp "$1" "$NAME:" "${which[@]}" --worker=all
 }
 
-slice_state() { # READY; GONE: preempted or failed, it does not come back; NONE: there is none; WAIT: none of these yet
+slice_state() { # READY; GONE: preempted or failed, it does not come back; NONE: there is none; LOGIN: gcloud has no
+  # account; WAIT: none of these yet
   local answer
   if ! answer=$("${describe[@]}" 2>&1); then
     [[ $answer == *NOT_FOUND* ]] && echo NONE && return
+    [[ $answer == *"gcloud auth login"* ]] && echo LOGIN && return
     echo "$answer" >&2
     answer=unknown
   fi

@@ -43,10 +43,14 @@ if $print; then
   exit
 fi
 
-if [[ $(slice_state) == NONE ]]; then
-  note "no slice yet"
-  step create
-fi
+command -v gcloud >/dev/null || fail "there is no gcloud: docs/tpu.md says how to get it"
+case $(slice_state) in
+  NONE)
+    note "no slice yet"
+    step create
+    ;;
+  LOGIN) fail "gcloud has no account that works: gcloud auth login" ;; # later it may be the network's fault
+esac
 started=false
 while :; do
   case $(slice_state) in

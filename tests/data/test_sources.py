@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from data_fixtures import TRAIN_PER_CLASS, VALIDATION_EXAMPLES, WNIDS, jpeg
 from PIL import Image
+from small_network import OPTIONS, random_variables
 
+import eca_jax
+from eca_jax.commands.main import main
 from eca_jax.data import eval_batches, load_source, train_batches
 
 
@@ -34,6 +37,17 @@ def test_missing_imagenet_says_how_to_prepare_it(tmp_path):
         "manual_dir",
     ):
         assert part in message
+
+
+def test_without_a_place_imagenet_is_looked_for_where_tfds_keeps_its_data_sets(tmp_path, capsys):
+    import tensorflow_datasets as tfds
+
+    model = eca_jax.create_model("eca_resnet18", num_classes=1000, **OPTIONS)
+    eca_jax.save(tmp_path / "weights", model, random_variables(model))
+    assert main(["evaluate", "--weights", str(tmp_path / "weights")]) == 2
+    error = capsys.readouterr().err
+    assert f"imagenet2012 is not prepared in {os.path.expanduser(tfds.core.constants.DATA_DIR)};" in error
+    assert "tfds.builder('imagenet2012').download_and_prepare" in error
 
 
 def test_folder_classes_are_numbered_as_torchvision_does(folder_dir):
@@ -78,6 +92,7 @@ def counts(root):
 
 def test_what_tools_leave_behind_is_nothing(pets, caplog):
     """Hidden folders, AppleDouble files, archivers' and thumbnailers' leftovers are neither classes nor pictures."""
+    (pets / "train" / ".empty").mkdir()
     for split in ("train", "val"):
         for folder in (".ipynb_checkpoints", "__MACOSX", "cat/.thumbs", "cat/@eaDir", "dog/__MACOSX"):
             (pets / split / folder).mkdir()
@@ -114,6 +129,20 @@ def test_names_are_bytes(pets):
     source = load_source("folder", pets)
     assert str(pets / "train" / "cat" / "c\\xe4t.jpg") in {source.describe("train", index) for index in range(6)}
     assert next(train_batches(source, batch_size=12, image_size=8, seed=0))["mask"].all()
+
+
+@pytest.mark.parametrize(
+    "name", ["café ☕.jpg", "two  words.jpg", "a\nb.jpg", "[x]*?.jpg", "100%.jpg", "album.jpg/inner/deep.jpg", "%s.JPG"]
+)
+def test_whatever_a_name_looks_like_it_is_a_name(pets, name):
+    """A folder that is called as a picture among them; a path may end with a slash."""
+    path = pets / "train" / "cat" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(jpeg(1, 8, 1))
+    source = load_source("folder", f"{pets}/")
+    assert counts(f"{pets}/") == (13, 6)
+    assert str(path) in [source.describe("train", index) for index in range(13)]
+    assert next(train_batches(source, batch_size=13, image_size=8, seed=0))["mask"].all()
 
 
 def test_links_are_followed_once(pets):
@@ -173,7 +202,8 @@ def test_a_class_that_validation_lacks_is_named_though_only_validation_is_asked_
 def test_folder_trees_that_are_none_are_explained(folder_dir, tmp_path):
     with pytest.raises(ValueError, match="needs data_dir"):
         load_source("folder")
-    with pytest.raises(FileNotFoundError, match=r"no such directory: .*train"):
+    (tmp_path / "cat.jpg").write_bytes(jpeg(0))  # pictures, and no directory a class
+    with pytest.raises(FileNotFoundError, match=r"no such directory: .*train: expected .*, or CLASS/\*.JPEG, .* in "):
         load_source("folder", tmp_path)
     (tmp_path / "train").mkdir()
     with pytest.raises(ValueError, match="no class directories"):

@@ -8,9 +8,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
+from small_network import OPTIONS
 
+import eca_jax
 from eca_jax.commands import main as cli
+from eca_jax.compilation_cache import use_compilation_cache
 from eca_jax.data import eval_image
 
 
@@ -62,10 +66,12 @@ def test_images_come_from_folders_patterns_and_standard_input(weights, images, t
     folder.mkdir(parents=True)
     for path in images[:2]:
         shutil.copy(path, folder)
-    for hidden in (".thumbs", "__MACOSX"):  # nothing in them counts
+    for hidden in (".thumbs", ".ipynb_checkpoints", "__MACOSX", "@eaDir"):  # nothing in them counts
         (folder / hidden).mkdir()
         shutil.copy(images[0], folder / hidden)
-    (folder / "._0.png").write_bytes(b"AppleDouble")
+    for hidden in ("._0.png", "Thumbs.db", "desktop.ini"):
+        (folder / hidden).write_bytes(b"AppleDouble")
+    (folder / "all").symlink_to("..")  # a loop
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([images[2], ""])))
     arguments = [str(folder.parent), str(tmp_path / "*.png"), "-"]
     assert cli.main(["predict", "--weights", str(weights), "--json", *arguments]) == 0
@@ -81,6 +87,21 @@ def test_predict_reports_and_skips_what_is_no_image(weights, images, capsys):
     first, second = captured.err.splitlines()
     assert first.startswith(f"skipped: cannot decode image {__file__}")
     assert second == "skipped: no such image: absent.jpg"
+
+
+def test_a_picture_unlike_those_of_the_training_is_answered_with_a_word_of_doubt(weights, images, tmp_path, capsys):
+    told = shutil.copytree(weights, tmp_path / "told")
+    card = json.loads((told / "config.json").read_text())
+    (told / "config.json").write_text(json.dumps(card | {"brightness": [40.0, 5.0]}))
+    Image.new("RGB", (40, 40), (45, 45, 45)).save(tmp_path / "dark.png")
+    assert cli.main(["convert", str(told), str(tmp_path / "w.safetensors")]) == 0  # it goes along
+    capsys.readouterr()
+    arguments = ["--batch_size", "2", "--json", images[0], str(tmp_path / "dark.png")]
+    assert cli.main(["predict", "--weights", str(tmp_path / "w.safetensors"), *arguments]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2
+    assert captured.err.startswith(f"{images[0]} is much brighter than the training images (mean 12")
+    assert captured.err.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -133,9 +154,30 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, weights, tmp_pat
     assert not list(tmp_path.glob("out*"))
 
 
+def test_what_was_left_out_of_a_file_is_said_before_it_is_judged(model, variables, tmp_path, capsys):
+    tensors = eca_jax.convert.to_torch(variables, "eca_resnet18", **OPTIONS) | {"criterion.weight": np.ones(3)}
+    safetensors.numpy.save_file(tensors, tmp_path / "w.safetensors")
+    weights = ["--model", "eca_resnet18", "--weights", str(tmp_path / "w.safetensors")]
+    assert cli.main(["evaluate", *weights, "--data", "folder", "--data_dir", "no/such"]) == 2
+    said, error = capsys.readouterr().err.splitlines()
+    assert said.startswith("left out: 1 tensor") and "criterion.weight" in said and error.startswith("error: ")
+
+
 def test_convert_takes_its_source_as_the_other_commands_do(weights, tmp_path, capsys):
     assert cli.main(["convert", "--weights", str(weights), str(tmp_path / "w.safetensors")]) == 0
     assert "eca_resnet18 (num_classes=4" in capsys.readouterr().out
+
+
+def test_where_no_directory_can_be_made_compiled_programs_are_not_kept(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        use_compilation_cache("/proc/nowhere/xla")  # a home that is read-only
+        assert jax.config.jax_compilation_cache_dir is None
+        use_compilation_cache(str(tmp_path / "new" / "xla"))
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "new" / "xla")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in ("train", "plan")])

@@ -59,8 +59,6 @@ def test_the_docs_lines_run_it_where_nothing_else_is_installed(exported, images,
     (lines,) = re.findall(r"```python\n(import json[^`]*deserialize[^`]*)```", DOCS.read_text())
     np.save(tmp_path / "images.npy", images)
     script = f"""{BLOCKER}
-import numpy as np
-images = np.load("images.npy")[:1]
 {lines}
 assert metadata["platforms"] == list(program.platforms) == ["cpu", "cuda", "tpu"], program.platforms
 assert metadata["model"] == "eca_resnet18" and metadata["preprocessing"]["image_size"] == 32

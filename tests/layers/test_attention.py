@@ -42,9 +42,10 @@ def test_eca_is_its_definition(kernel_size, circular):
     np.testing.assert_allclose(y, eca_by_hand(x, np.asarray(kernel[:, 0, 0]), circular), rtol=1e-5, atol=1e-6)
 
 
-def test_even_kernel_size_is_an_error():
-    with pytest.raises(ValueError, match="odd"):
-        ECA(4).init(jax.random.key(0), jnp.zeros((1, 2, 2, 8)))
+@pytest.mark.parametrize("kernel_size", [4, 0, -1])
+def test_a_kernel_size_that_is_not_odd_is_an_error(kernel_size):
+    with pytest.raises(ValueError, match=f"kernel_size must be odd and 1 or more, got {kernel_size}"):
+        ECA(kernel_size).init(jax.random.key(0), jnp.zeros((1, 2, 2, 8)))
 
 
 def test_eca_pools_in_float32_under_bfloat16():

@@ -203,12 +203,37 @@ def test_unknown_name_suggests_near_ones():
         ("eca_resnet18", {"kernel_sizes": (3, 3)}, "one size a stage"),
         ("resnet18", {"kernel_sizes": (3, 3, 3, 3)}, "ECA"),
         ("eca_mobilenet_v2", {"kernel_sizes": (3,)}, "17 blocks"),
+        ("eca_resnet18", {"kernel_sizes": (3, 3, 4, 3)}, "must be odd and 1 or more, got 4"),
+        ("eca_resnet18", {"attention_options": {"kernel_size": 0}}, "must be odd and 1 or more, got 0"),
     ],
 )
 def test_options_that_do_not_fit_are_errors(name, override, message):
     with pytest.raises(ValueError, match=message):
         model = eca_jax.create_model(name, **override)
         abstract(model, jnp.zeros((1, 32, 32, 3)))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *({"kernel_sizes": value} for value in (4, "3", (3, 3, 3, "3"))),
+        *({"num_classes": value} for value in ("10", -1, 2.0, True)),
+        *({"dtype": value} for value in ("bf16", jnp.int32, 16)),
+    ],
+    ids=str,
+)
+def test_a_value_that_none_can_have_is_refused_at_once(override):
+    ((key, value),) = override.items()
+    with pytest.raises(ValueError, match=rf"^{key} must be .* not {re.escape(repr(value))}$"):
+        eca_jax.create_model("eca_resnet18", **override)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "eca_nfnet_l0", "eca_resnet33ts", "eca_vovnet39b"])
+@pytest.mark.parametrize("shape", [(32, 32, 3), (2, 3, 32, 32)], ids=["no batch", "channels first"])
+def test_arrays_that_are_no_images_are_refused_by_their_shape(name, shape):
+    model = eca_jax.create_model(name)
+    with pytest.raises(ValueError, match=re.escape(f"[N, H, W, C], channels last, not {list(shape)}")):
+        model.init(jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def test_importing_the_models_needs_no_tensorflow_and_no_torch():

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from eca_jax.commands import huge_pages
+from eca_jax.commands.main import leave_libtpu_alone
 
 HERE = ("Linux", "glibc")
 
@@ -66,3 +67,22 @@ def test_the_process_starts_again_once_and_keeps_its_id_and_its_command():
     first, second, last = run.stdout.splitlines()
     assert first == second
     assert last == "glibc.malloc.hugetlb=1 ['train', 'two words']"
+
+
+@pytest.mark.parametrize(
+    ("libtpu", "accelerated", "before", "after"),
+    [
+        (True, False, None, "cpu"),
+        (True, True, None, None),  # it may be a TPU
+        (False, False, None, None),
+        (True, False, "tpu", "tpu"),
+    ],
+)
+def test_libtpu_is_asked_for_a_tpu_only_where_there_may_be_one(libtpu, accelerated, before, after, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if libtpu and name == "libtpu" else None)
+    monkeypatch.setattr(huge_pages, "accelerated", lambda: accelerated)
+    monkeypatch.setenv("JAX_PLATFORMS", before or "")  # so that what is set here does not stay
+    if not before:
+        del os.environ["JAX_PLATFORMS"]
+    leave_libtpu_alone()
+    assert os.environ.get("JAX_PLATFORMS") == after

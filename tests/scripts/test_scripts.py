@@ -39,6 +39,7 @@ fi
 case $question in
   describe)
     [[ $answer != NOT_FOUND ]] || { echo "ERROR: NOT_FOUND: no such resource" >&2; exit 1; }
+    [[ $answer != LOGIN ]] || { echo "ERROR: no active account. Please run: $ gcloud auth login" >&2; exit 1; }
     echo "${answer:-READY}"
     ;;
   status) printf 'training %s\n' $answer ;;
@@ -286,6 +287,24 @@ def test_supervise_leaves_a_running_slice_alone_when_gcloud_does_not_answer(stag
     stage.answer(status=["running", "", "0"], describe=["READY"] * 2 + ["UNKNOWN", "READY", "READY"])
     stage.run(TPU / "supervise.sh")
     assert set(verbs(stage.calls())) == {"git", "describe", "status"}
+
+
+def test_supervise_ends_where_gcloud_has_no_account_and_goes_on_where_it_had_one(stage):
+    stage.answer(describe=["LOGIN"])
+    stage.run(TPU / "supervise.sh", status=2)
+    assert stage.errors == "error: gcloud has no account that works: gcloud auth login\n"
+    assert "create" not in verbs(stage.calls())
+    stage.answer(status=["running", "0"], describe=["READY", "READY", "LOGIN", "READY"])
+    stage.run(TPU / "supervise.sh")
+
+
+def test_placeholders_of_the_configuration_are_refused_but_shown(stage):
+    config = {"TPU_CONFIG": str(TPU / "config.env")}
+    for script in ("supervise.sh", "create.sh"):
+        stage.run(TPU / script, status=2, **config)
+        assert stage.errors.startswith("error: PROJECT=my-project and BUCKET=gs://my-bucket stand for yours: edit ")
+        assert "my-project" in stage.run(TPU / script, "--print", **config)
+    assert not [call for call in stage.calls() if call[0] == "gcloud"]
 
 
 def test_supervise_makes_no_slice_that_somebody_has_deleted(stage):

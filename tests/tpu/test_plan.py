@@ -23,6 +23,7 @@ def config(**changes):
     [
         ("v9:2x2", {}, "unknown TPU topology 'v9:2x2'; known: v5e"),
         ("v5e:2x4", {"batch_size": 36, "bn_group_size": 0}, "batch_size=36 does not divide"),
+        ("v5e:2x4", {"dataset": "folder"}, "dataset 'folder' needs data_dir: "),
         ("v5e:2x4", {"batch_size": 36}, "bn_group_size=8 does not divide batch_size=36"),
     ],
 )

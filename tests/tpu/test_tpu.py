@@ -82,7 +82,7 @@ def test_cycles_count_each_fusion_once_and_each_loop_iteration():
     assert module.by_layer() == [
         ("layer1_0/bn1 (backward)", 100),
         ("layer1_0/conv1", 50),
-        ("(outside the model)", 5),
+        ("(input normalisation, loss, optimizer)", 5),
     ]
 
 

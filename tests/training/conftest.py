@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eca_jax.training.loop import train
+
 ROOT = Path(__file__).resolve().parents[2]
 
 TINY = Path(__file__).with_name("tiny.py")
@@ -78,3 +80,13 @@ def tiny(tree):
 @pytest.fixture
 def config(tiny):
     return tiny()
+
+
+@pytest.fixture(scope="session")
+def weights(tiny, tmp_path_factory) -> Path:
+    """A workdir of the tiny recipe, after an epoch. Shared: copy it before changing anything."""
+    config = tiny()
+    config.num_epochs = 1
+    workdir = tmp_path_factory.mktemp("weights")
+    train(config, workdir)
+    return workdir

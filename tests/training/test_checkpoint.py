@@ -1,8 +1,10 @@
 """Weights and states come back as they were saved, or not at all, with one line that says why."""
 
 import dataclasses
+import gc
 import re
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from flax import linen as nn
 from eca_jax.sharding import data_mesh
 from eca_jax.tasks.task import create_task
 from eca_jax.training.checkpoints import Checkpoints
+from eca_jax.training.loop import evaluate_best
 from eca_jax.training.program import build
 from eca_jax.training.workdir import claim_workdir
 from eca_jax.weights import store
@@ -144,7 +147,10 @@ def test_another_model_is_named_by_its_first_difference(config, workdir):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "overwritten", "removed", "no metadata"])
-def test_damage_is_an_error_that_names_the_checkpoint(program, workdir, damage):
+def test_damage_is_an_error_that_names_the_checkpoint(program, workdir, damage, monkeypatch):
+    store.orbax.cache_clear()
+    unraisable = []  # as what was still being read ends, which Python would print
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     directory = workdir / "checkpoints" / "5"
     largest = max(
         (path for path in (directory / "variables").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
@@ -164,6 +170,8 @@ def test_damage_is_an_error_that_names_the_checkpoint(program, workdir, damage):
     with pytest.raises(ValueError, match=r"checkpoints/5.* is damaged"):
         store.read(workdir, 5, ema=False)
     store.read(workdir, 3)
+    gc.collect()
+    assert not unraisable
 
 
 def test_a_weights_directory_returns_what_it_was_given(tmp_path, config, fresh):
@@ -257,6 +265,16 @@ def test_a_run_goes_on_with_its_own_data_only(config, workdir):
     claim_workdir(workdir, config, card, 48)
     with pytest.raises(ValueError, match="had 48 training examples there and 47 here"):
         claim_workdir(workdir, config, card, 47)
-    other = dataclasses.replace(card, class_names=("a", "b", "c"))
-    with pytest.raises(ValueError, match="had other classes there"):
+    other = dataclasses.replace(card, class_names=("class0", "dog", "zebra"))
+    with pytest.raises(ValueError, match=r"its classes are \.\.\., class1, class2, here \.\.\., dog, zebra") as error:
         claim_workdir(workdir, config, other, 48)
+    one_line(error)
+
+
+def test_a_run_is_evaluated_on_its_own_classes_only(config, workdir, tree, tmp_path):
+    root = shutil.copytree(tree, tmp_path / "tree")
+    for split in ("train", "val"):
+        (root / split / "class0").rename(root / split / "zebra")  # as many, in another order
+    config.data_dir = str(root)
+    with pytest.raises(ValueError, match=r"its classes are class0, class1, class2, here class1, class2, zebra"):
+        evaluate_best(config, workdir)

@@ -30,16 +30,6 @@ def photos(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def weights(tiny, tmp_path_factory):
-    """A workdir of the tiny recipe, after an epoch."""
-    config = tiny()
-    config.num_epochs = 1
-    workdir = tmp_path_factory.mktemp("weights")
-    train(config, workdir)
-    return workdir
-
-
 def recipe(*arguments):
     return command.parse(["train", "finetune", "--workdir=unused", *map(str, arguments)])[1]
 
@@ -51,6 +41,40 @@ def test_the_model_and_its_options_are_those_of_the_weights(photos, weights):
     found, message = task.warm_start(task.init(jax.random.key(0)))
     jax.tree.map(np.testing.assert_array_equal, found["params"], dict(read(weights).variables["params"]))
     assert str(weights) in message
+
+
+def test_a_folder_becomes_a_model_of_its_own_classes(photos, weights, tmp_path, capsys):
+    """By what the command does but for its child process: two of the three classes that the weights know."""
+    for name in ("class0", "class1"):
+        (tmp_path / "photos" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "photos" / name).symlink_to(photos / name)
+    arguments = [f"--data_dir={tmp_path / 'photos'}", f"--init_from={weights}", f"--workdir={tmp_path / 'run'}"]
+    arguments += ["--config.num_epochs=8", "--config.batch_size=8", "--config.compilation_cache="]
+    assert command._train(*command.parse(["train", "finetune", *arguments])) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "2 classes, ",
+        "images a class: class0 12, class1 12",
+        f"weights from {weights}; new classifier (params/fc/bias, params/fc/kernel) for 2 classes",
+        f"report       {tmp_path / 'run' / 'report' / 'index.html'}",
+        f"evaluate --weights {tmp_path / 'run'} --data folder --data_dir {tmp_path / 'photos'}",
+    ):
+        assert words in said
+    report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    assert report["top1"] >= 0.9 and [each["class"] for each in report["classes"]] == ["class0", "class1"]
+    before, after = (read(path).variables["params"]["conv1"]["kernel"] for path in (weights, tmp_path / "run"))
+    assert 0 < np.abs(after - before).max() < 0.1 * np.abs(before).max()  # the body learns, and slowly
+    assert command._train(*command.parse(["train", "finetune", *arguments])) == 0
+    said = capsys.readouterr().out
+    assert "all is done already" in said and "compiled" not in said
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_compiled(config, weights, tmp_path, monkeypatch):
+    config.update({"model": "eca_mobilenet_v2", "init_from": str(weights)})
+    config.model_overrides.stage_sizes = None
+    monkeypatch.setattr("eca_jax.training.program.kernels.jit", lambda *_, **__: lambda *_: pytest.fail("compiled"))
+    with pytest.raises(ValueError, match="holds another model"):
+        train(config, tmp_path / "run")
 
 
 def test_without_weights_it_says_what_to_expect(photos):

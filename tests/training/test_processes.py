@@ -1,5 +1,6 @@
 """Two processes with two devices each train as one process with four does, and end together whatever happens."""
 
+import json
 import shutil
 import signal
 import socket
@@ -86,7 +87,7 @@ def test_two_processes_train_as_one(on, pair, tmp_path):
     digits = (
         "--config.dataset=digits", f"--config.data_dir={tmp_path / 'data'}", "--config.num_classes=10",
         "--config.batch_size=128", "--config.bn_group_size=32", "--config.num_epochs=1", "--config.log_every_steps=1",
-        "--config.ema_decay=0",
+        "--config.ema_decay=0", "--config.report=True",
     )  # fmt: skip
     done = subprocess.run(**on(4, tmp_path / "one", *digits), capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -100,6 +101,13 @@ def test_two_processes_train_as_one(on, pair, tmp_path):
     assert "best: validation" in primary
     # Of two threads' lines the prefix may come late.
     assert not [line for line in secondary.splitlines() if "[Gloo]" not in line and "peer ranks" not in line]
+    ours, theirs = (json.loads((tmp_path / run / "report" / "report.json").read_text()) for run in ("two", "one"))
+    assert (ours["step"], ours["count"], np.sum(ours["confusion"])) == (11, 360, 360)
+    assert ours["top1"] == pytest.approx(two[-1]["top1"])
+    np.testing.assert_array_equal(np.sum(ours["confusion"], axis=1), np.sum(theirs["confusion"], axis=1))
+    labels = [{mistake["image"]: mistake["class"] for mistake in each["mistakes"]} for each in (ours, theirs)]
+    common = labels[0].keys() & labels[1].keys()  # the answers of both runs say which picture each number was of
+    assert common and all(labels[0][image] == labels[1][image] for image in common)
 
 
 def test_a_pair_ends_together_where_the_loss_is_not_finite(pair, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -9,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from eca_jax.commands.main import main
 from eca_jax.training.loop import train
 from eca_jax.training.metrics import TIMINGS, read_metrics
 from eca_jax.training.runtime.supervise import RESUME
@@ -100,6 +103,16 @@ def test_the_record_of_a_run(whole):
         assert words in output
 
 
+def test_the_commands_that_it_prints_next_work_as_they_stand(whole, tree, capsys):
+    _, output = whole
+    for line in output.partition("next:\n")[2].splitlines():
+        python, flag, module, *arguments = shlex.split(line.replace("IMAGE...", str(tree / "val" / "class1" / "0.png")))
+        assert (flag, module) == ("-m", "eca_jax") and shutil.which(python)
+        assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "on 15 images of folder" in said and "class1" in said
+
+
 def test_the_last_and_the_best_checkpoints_stay(whole):
     workdir, _ = whole
     steps = checkpoint_steps(workdir)
@@ -141,6 +154,8 @@ def test_config_json_says_what_rebuilds_the_model(whole):
     assert meta["num_classes"] == 3
     assert meta["overrides"] == {"small_images": True, "stage_sizes": [1, 1, 0, 0]}
     assert meta["preprocessing"]["image_size"] == 16
+    mean, deviation = meta["brightness"]  # noise from 0 to 159, and 60 more of one channel in three
+    assert 95 < mean < 105 and deviation < 5
 
 
 def test_a_network_without_batch_statistics_goes_on(config, tmp_path):

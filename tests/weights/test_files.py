@@ -116,7 +116,7 @@ def test_bfloat16_needs_no_torch_in_safetensors(module, tmp_path, capsys):
     rounded = {key: t.bfloat16() if t.is_floating_point() else t for key, t in module.state_dict().items()}
     safetensors.torch.save_file(rounded, tmp_path / "half.safetensors")
     assert convert(tmp_path / "half.safetensors", tmp_path / "weights") == 0
-    assert "bfloat16 tensors become float32" in capsys.readouterr().out
+    assert "bfloat16 tensors become float32" in capsys.readouterr().err
     _, variables = eca_jax.load(tmp_path / "weights")
     np.testing.assert_array_equal(variables["params"]["fc"]["kernel"], rounded["fc.weight"].float().numpy().T)
 

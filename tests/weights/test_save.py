@@ -18,7 +18,8 @@ from eca_jax.weights.load import read_weights
 
 NAME = "eca_resnet18"
 OPTIONS = {"num_classes": 2, "stage_sizes": (1, 1, 1, 1), "small_images": True, "kernel_sizes": (3, 3, 3, 3)}
-CARD = Card(NAME, OPTIONS, Preprocessing(32, 0.8, "bicubic", (0.4,) * 3, (0.3,) * 3), ("cat", "dog"))
+HOW = Preprocessing(32, 0.8, "bicubic", (0.4,) * 3, (0.3,) * 3)
+CARD = Card(NAME, OPTIONS, HOW, ("cat", "dog"), brightness=(70.5, 12.25))
 FORMS = ("directory", "w.safetensors", "w.pth", "W.PT", "w.pth.tar")
 
 
@@ -95,7 +96,7 @@ def test_an_attention_of_ones_own_is_stored_by_its_name_alone(tmp_path):
 def test_a_module_or_a_name_is_enough(model, variables, tmp_path):
     eca_jax.save(tmp_path / "module", model, variables, class_names=["cat", "dog"])
     weights = read_weights(tmp_path / "module")
-    assert weights.card == dataclasses.replace(CARD, preprocessing=eca_jax.models.preprocessing(NAME))
+    assert weights.card == dataclasses.replace(CARD, preprocessing=eca_jax.models.preprocessing(NAME), brightness=None)
     options = {key: value for key, value in OPTIONS.items() if key not in ("num_classes", "kernel_sizes")}
     eca_jax.save(tmp_path / "name.safetensors", NAME, variables, **options)
     assert read_weights(tmp_path / "name.safetensors").card.options == OPTIONS

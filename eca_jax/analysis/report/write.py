@@ -112,7 +112,7 @@ def write_report(
 
 def _names(task: Judging) -> list[str]:
     count = task.model.num_classes
-    stored = task.description.class_names or (None if task.labels else task.card.class_names)
+    stored = task.description.class_names or (None if task.labels else task.source.class_names)
     return class_names(stored, count) or [str(index) for index in range(count)]
 
 

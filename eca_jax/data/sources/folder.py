@@ -54,6 +54,11 @@ class FolderSource(RandomAccess):
         if self._is_flat():
             self._split()
             return
+        if self.root.is_dir() and not any((self.root / name).is_dir() for name in _FOLDERS.values()):
+            raise FileNotFoundError(
+                f"no such directory: {self.root / _FOLDERS[splits[0]]}: expected train/{_EXPECTED} and "
+                f"val/{_EXPECTED}, or {_EXPECTED} in {self.root}"
+            )
         present = [split for split in SPLITS if split in splits or (self.root / _FOLDERS[split]).is_dir()]
         classes: dict[str, list[str]] = {}
         for split in present:
@@ -175,7 +180,7 @@ def _scan(folder: epath.Path) -> tuple[list[str], np.ndarray, list[str]]:
             if not remote and os.path.islink(folder / name):
                 dangling += [] if os.path.exists(folder / name) else [str(folder / name)]
             continue
-        found = _in_bucket(folder / name) if remote else files_under(str(folder), name)
+        found = _in_bucket(folder / name) if remote else files_under(str(folder / name))
         images = sorted(path for path in found.files if PurePath(path).suffix.lower() in image_suffixes())
         others = sorted(set(found.files) - set(images))
         dangling += found.dangling

@@ -32,15 +32,14 @@ def is_tool_made(name: str) -> bool:
     return name.startswith(".") or name.lower() in _TOOL_MADE
 
 
-def files_under(root: str, name: str) -> Found:
-    """All files under the directory `name` of `root`, links followed, no directory and no linked file met twice.
+def files_under(directory: str) -> Found:
+    """All files under a directory, links followed, no directory and no linked file met twice.
 
-    A link to `root`, or to what is above it, is not followed: it would bring in the neighbours of `name`.
+    A link to what holds the directory, or to what is above that, is not followed: it would bring in its neighbours.
     """
     found = Found([], [])
     links = []
-    directory = os.path.join(root, name)
-    above = [os.path.realpath(root)]
+    above = [os.path.realpath(os.path.dirname(os.path.abspath(directory)))]
     while above[-1] != os.path.dirname(above[-1]):
         above.append(os.path.dirname(above[-1]))
     visited = {_identity(os.stat(path)) for path in above}

@@ -90,7 +90,9 @@ class ECA(ChannelGate):
 
     @nn.compact
     def gate(self, pooled: jax.Array) -> jax.Array:
-        kernel_size = self.kernel_size or eca_kernel_size(pooled.shape[-1], self.gamma, self.b)
+        kernel_size = (
+            eca_kernel_size(pooled.shape[-1], self.gamma, self.b) if self.kernel_size is None else self.kernel_size
+        )
         return nn.sigmoid(ChannelConv(kernel_size, circular=self.circular, fast=self.fast, name="conv")(pooled))
 
 
@@ -114,7 +116,7 @@ class ECAM(ChannelGate):
     @nn.compact
     def gate(self, pooled: jax.Array) -> jax.Array:
         channels = pooled.shape[-1]
-        kernel_size = self.kernel_size or max(eca_kernel_size(channels), 3)
+        kernel_size = max(eca_kernel_size(channels), 3) if self.kernel_size is None else self.kernel_size
         hidden = round_channels(channels / self.reduction)
         z = nn.relu(ChannelConv(1, features=hidden, use_bias=True, name="conv")(pooled))
         return nn.sigmoid(ChannelConv(kernel_size, use_bias=True, name="conv2")(z))
@@ -137,7 +139,7 @@ class UnsharedECA(ChannelGate):
 
     @nn.compact
     def gate(self, pooled: jax.Array) -> jax.Array:
-        kernel_size = self.kernel_size or eca_kernel_size(pooled.shape[-1])
+        kernel_size = eca_kernel_size(pooled.shape[-1]) if self.kernel_size is None else self.kernel_size
         return nn.sigmoid(UnsharedChannelConv(kernel_size, name="conv")(pooled))
 
 
@@ -180,7 +182,7 @@ class StackedECA(ChannelGate):
     def gate(self, pooled: jax.Array) -> jax.Array:
         if self.activation not in ("relu", None):
             raise ValueError(f"activation is 'relu' or None, not {self.activation!r}")
-        kernel_size = self.kernel_size or eca_kernel_size(pooled.shape[-1])
+        kernel_size = eca_kernel_size(pooled.shape[-1]) if self.kernel_size is None else self.kernel_size
         z = pooled
         for index in range(self.depth):
             z = nn.relu(z) if index and self.activation else z
@@ -190,4 +192,4 @@ class StackedECA(ChannelGate):
 
 def _check_odd(kernel_size: int) -> None:
     if kernel_size % 2 == 0 or kernel_size < 1:
-        raise ValueError(f"the channel convolution needs an odd kernel size, got {kernel_size}")
+        raise ValueError(f"kernel_size must be odd and 1 or more, got {kernel_size}")

@@ -144,7 +144,9 @@ class AttentionSpec:
         defaults = {field.name: field.default for field in dataclasses.fields(self.build)}
         chooses = defaults.get("kernel_size", 0) in (None, dataclasses.MISSING)
         own = {
-            key: value for key, value in self.options.items() if not (chooses and key == "kernel_size" and not value)
+            key: value
+            for key, value in self.options.items()
+            if not (chooses and key == "kernel_size" and value is None)
         }
         layers = []
         for place, size in zip(places, self._kernel_sizes(len(places), kernel_sizes, each), strict=True):

@@ -25,10 +25,13 @@ def supervise(work: Callable[[], int]) -> int:
     process. It returns from here as well, with what `work` returned. To be called before JAX touches a device.
     """
     alive, held_open = os.pipe()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until it is known what to do with them
     child = os.fork()
     if child == 0:
         os.close(held_open)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the parent speaks for both
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         threading.Thread(target=_end_with_parent, args=(alive,), name="parent's life", daemon=True).start()
         return work()
     os.close(alive)
@@ -40,13 +43,16 @@ def supervise(work: Callable[[], int]) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL if interrupts > 1 else signal.SIGTERM)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals:
         signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status >= 0:
         return status
+    # What ended it came before there was anything to save, or left no time for that.
     print(
-        f"error: ended by {signal.Signals(-status).name}; the same command goes on from the newest checkpoint",
+        f"error: ended by {'Ctrl-C' if interrupts else signal.Signals(-status).name}; the same command goes on from "
+        "the newest checkpoint, and begins anew where there is none",
         file=sys.stderr,
     )
     return RESUME
