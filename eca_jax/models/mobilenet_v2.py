@@ -1,6 +1,6 @@
 """MobileNetV2 (Sandler et al., CVPR 2018), and with ECA after each projection (ECA-Net's eca_mobilenetv2.py)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -132,11 +132,30 @@ _NAMES = (
     Rule(r"^features_(\d+)/[^/]+", r"features/\1/conv/4"),
     Rule(r"^classifier$", r"classifier/1"),
 )
+_STEM = {"features_0_conv": 32}
+_BLOCKS = [channels for _, channels, count, _ in INVERTED_RESIDUALS for _ in range(count)]
+_CHANNELS = _STEM | {f"features_{number}/project_conv": channels for number, channels in enumerate(_BLOCKS, 1)}
+
+
+def width_of(channels: Mapping[str, int]) -> float | None:
+    """The `width_mult` that gives convolutions these output channels, the roundest of several; None for none."""
+
+    def roundness(hundredths: int) -> tuple[int, int]:
+        return next(place for place, step in enumerate((25, 10, 5, 1)) if hundredths % step == 0), hundredths
+
+    for hundredths in sorted(range(5, 401), key=roundness):
+        width = hundredths / 100
+        if all(round_channels(base * width) == channels.get(path) for path, base in _CHANNELS.items()):
+            return width
+    return None
+
+
 NAMING = Naming(
     {"torchvision": _NAMES, "ecanet": (*_NAMES, *SE_SEQUENTIAL)},
     classifier="classifier",
     place=r"features_\d+",
     stages=("features.3", "features.6", "features.13", "features.17"),
+    width=width_of,
 )
 
 register("mobilenet_v2", MobileNetV2, weights_format="torchvision", naming=NAMING)

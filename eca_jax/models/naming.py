@@ -1,7 +1,7 @@
 """How families name their parts in PyTorch: plain data, which `eca_jax.weights.torch` applies."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from eca_jax.layers.attention import CBAM, AttentionSpec, GlobalContext
@@ -39,6 +39,8 @@ class Naming:
       blocks: pattern of a tensor's name in Flax or PyTorch, with the numbers of its stage and of its block, where
         `stage_sizes` says how many there are; "" where nothing does.
       stem: the path of the convolution that `small_images` makes one of 3x3; "" where that does not show in it.
+      width: the `width_mult` that the output channels of convolutions show, by their paths, or None; None where the
+        family has no such option.
     """
 
     formats: Mapping[str, Rules]
@@ -47,6 +49,7 @@ class Naming:
     stages: tuple[str, ...]
     blocks: str = ""
     stem: str = ""
+    width: Callable[[Mapping[str, int]], float | None] | None = None
 
     def rules(self, format: str) -> Rules:
         """Those of a format. Raises ValueError where the family has no names in it."""

@@ -18,12 +18,16 @@ from small_network import random_variables
 
 import eca_jax
 from eca_jax.commands.main import main
+from eca_jax.layers.attention import round_channels
+from eca_jax.models.mobilenet_v2 import width_of
 from eca_jax.tasks.warm_start import from_weights
 from eca_jax.weights.card import Card
 from eca_jax.weights.load import read_weights
 from eca_jax.weights.torch.reference import build
 
 NAME, CLASSES = "resnet18", 3
+# Output channels of MobileNetV2's 17 blocks (its paper's Table 2).
+BLOCKS = (16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320)
 
 
 @pytest.fixture(scope="module")
@@ -299,6 +303,22 @@ def test_options_are_read_off_the_tensors(name, path):
     weights = read_weights(path, name)
     assert weights.card.options == options
     assert weights.model == eca_jax.create_model(name, **options)
+
+
+@pytest.mark.parametrize("width", [0.35, 1.4])
+def test_a_width_is_read_off_the_tensors(width, path):
+    options = {"num_classes": 3, "width_mult": width}
+    safetensors.numpy.save_file(small("mobilenet_v2", **options), path)
+    assert read_weights(path, "mobilenet_v2").card.options == options
+
+
+def test_every_usual_width_is_told_from_its_neighbours():
+    for hundredths in (10, 25, 35, 50, 75, 100, 110, 120, 130, 140, 200):
+        layers = {f"features_{number}/project_conv": channels for number, channels in enumerate(BLOCKS, 1)}
+        widths = {path: round_channels(c * hundredths / 100) for path, c in ({"features_0_conv": 32} | layers).items()}
+        found = width_of(widths)
+        assert {path: round_channels(c * found) for path, c in ({"features_0_conv": 32} | layers).items()} == widths
+    assert width_of(widths | {"features_17/project_conv": 24}) is None
 
 
 def test_the_sizes_of_another_registered_model_are_that_models(path):

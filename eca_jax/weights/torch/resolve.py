@@ -203,11 +203,14 @@ def _inferred(
     options: dict[str, Any] = {}
     sizes: dict[str, int] = {}
     default_sizes: dict[str, int] = {}
+    channels: dict[str, int] = {}
     for pair in pairs:
         collection, *module, leaf = pair.path
         if collection != "params":
             continue
         shape, path = found(pair), "/".join(module)
+        if shape and leaf == "kernel":
+            channels[path] = shape[-1]
         if shape and leaf == "kernel" and isinstance(model, Detector):
             classes = model.classes_of(tuple(module), shape[-1])
             options |= {"num_classes": classes} if classes else {}
@@ -222,6 +225,9 @@ def _inferred(
             sizes.setdefault(place[0], shape[0] if shape else pair.shape[0])
     if sizes != default_sizes:
         options["kernel_sizes"] = tuple(sizes.values())
+    width = naming.width(channels) if naming.width else None
+    if width not in (None, getattr(model, "width_mult", None)):
+        options["width_mult"] = width
     return {key: value for key, value in options.items() if key not in asked}
 
 
