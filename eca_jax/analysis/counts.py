@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 from jax.extend import core
 
 from eca_jax import kernels
@@ -79,6 +80,57 @@ def definition(name: str, **overrides: Any) -> nn.Module:
     """The model with its attention as layers of their own: the folded form moves operations about."""
     model = create_model(name, **overrides)
     return model.clone(fold=False) if hasattr(model, "fold") else model
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A submodule of a model, as `parts` finds it.
+
+    Attributes:
+      path, kind: "layer1_0/conv1" and the name of its class.
+      output: the shape of what it returns for one image.
+      parameters: trainable scalars in it, submodules included.
+    """
+
+    path: str
+    kind: str
+    output: tuple[int, ...]
+    parameters: int
+
+
+def parts(name: str, *, depth: int = 1, image_size: int | None = None, **overrides: Any) -> list[Part]:
+    """The submodules of a model in the order of their calls, down to a depth: 1 is blocks, 2 their layers too.
+
+    Raises:
+      ValueError: unknown model or override.
+    """
+    model, calls = definition(name, **overrides), _Calls(depth)
+    variables, _ = trace(model, image_size or preprocessing(name).image_size, calls)
+    sizes = {path: leaf.size for path, leaf in flatten_dict(variables["params"]).items()}
+    return [
+        Part("/".join(path), kind, output, sum(size for leaf, size in sizes.items() if leaf[: len(path)] == path))
+        for path, (kind, output) in calls.found.items()
+    ]
+
+
+class _Calls:
+    """A `Counter` of nothing: notes which modules are called and the shapes of what they return."""
+
+    operations = 0
+
+    def __init__(self, depth: int):
+        self._depth = depth
+        self.found: dict[tuple[str, ...], tuple[str, tuple[int, ...]]] = {}
+
+    def intercept(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        path, kind = context.module.path, type(context.module).__name__
+        wanted = context.method_name == "__call__" and 0 < len(path) <= self._depth
+        if wanted:
+            self.found[path] = (kind, ())  # before those inside it
+        output = call(*args, **kwargs)
+        if wanted:
+            self.found[path] = (kind, tuple(getattr(output, "shape", ())))
+        return output
 
 
 class Counter(Protocol):

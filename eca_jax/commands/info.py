@@ -1,12 +1,14 @@
 """`eca-jax info`."""
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from eca_jax.analysis.counts import count
+from eca_jax.analysis.counts import count, parts
 from eca_jax.analysis.detection_counts import IMAGE_SIZE, count_detector
+from eca_jax.commands.options import positive
 from eca_jax.models import list_models
 
 
@@ -15,6 +17,14 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("model", help="a name that `list` shows")
     parser.add_argument("--image_size", type=int, help="pixels; the model's own by default")
     parser.add_argument("--num_classes", type=int, help="the model's own by default")
+    parser.add_argument(
+        "--layers",
+        nargs="?",
+        type=positive,
+        const=1,
+        metavar="DEPTH",
+        help="of a classifier: its blocks with their outputs and parameters; 2: and the layers in them",
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     parser.set_defaults(run=run)
 
@@ -25,6 +35,9 @@ def run(args: argparse.Namespace) -> int:
         return _detector(args, options)
     counts = count(args.model, image_size=args.image_size, **options)
     report = counts.report()
+    layers = parts(args.model, depth=args.layers, image_size=args.image_size, **options) if args.layers else []
+    if layers:
+        report["layers"] = [dataclasses.asdict(part) for part in layers]
     rows = [
         ("parameters", f"{counts.parameters:,}"),
         ("  in millions (10^6)", f"{report['parameters_millions']:.2f}"),
@@ -40,7 +53,13 @@ def run(args: argparse.Namespace) -> int:
             ("  in millions (2^20)", f"{report['paper_operations_2_20']:.1f}M"),
             ("  in billions (2^30)", f"{report['paper_operations_2_30']:.3f}G"),
         ]
-    return _print(counts.model, rows, report if args.json else None)
+    _print(counts.model, rows, report if args.json else None)
+    if layers and not args.json:
+        print(f"  {'layer':<32}{'kind':<20}{'output':>20}{'parameters':>16}")
+        for part in layers:
+            output = " x ".join(map(str, part.output[1:]))
+            print(f"  {part.path:<32}{part.kind:<20}{output:>20}{part.parameters:>16,}")
+    return 0
 
 
 def _detector(args: argparse.Namespace, options: dict[str, int]) -> int:

@@ -38,6 +38,17 @@ def test_info_as_json(capsys):
     assert report["parameters"] == 3_504_903
 
 
+def test_info_shows_the_layers_of_a_model(capsys):
+    assert cli.main(["info", "eca_resnet18", "--image_size=64", "--layers"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.partition("layer  ")[2].splitlines()[1:]]
+    assert [*[row[0] for row in rows][:3], rows[-1][0]] == ["conv1", "bn1", "layer1_0", "fc"]
+    assert rows[2][1:] == ["BasicBlock", "16", "x", "16", "x", "64", "73,987"]  # 2 x (36,864 + 128) and ECA's 3
+    assert sum(int(row[-1].replace(",", "")) for row in rows) == count("eca_resnet18").parameters
+    assert cli.main(["info", "eca_resnet18", "--image_size=64", "--layers=2", "--json"]) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    assert {"path": "layer2_0/eca", "kind": "ECA", "output": [1, 8, 8, 128], "parameters": 5} in layers
+
+
 def test_list_matches_a_pattern(capsys):
     assert cli.main(["list", "eca_resnet*"]) == 0
     names = capsys.readouterr().out.split()
