@@ -124,12 +124,13 @@ class _Calls:
 
     def intercept(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         path, kind = context.module.path, type(context.module).__name__
-        wanted = context.method_name == "__call__" and 0 < len(path) <= self._depth
-        if wanted:
-            self.found[path] = (kind, ())  # before those inside it
+        if not 0 < len(path) <= self._depth:
+            return call(*args, **kwargs)
+        self.found.setdefault(path, (kind, ()))  # before those inside it
         output = call(*args, **kwargs)
-        if wanted:
-            self.found[path] = (kind, tuple(getattr(output, "shape", ())))
+        if context.method_name == "__call__" or not self.found[path][1]:  # a norm may have another method called
+            first = output[0] if isinstance(output, tuple) else output
+            self.found[path] = (kind, tuple(getattr(first, "shape", ())))
         return output
 
 
