@@ -110,6 +110,7 @@ def test_equal_accuracies_are_told_apart_by_the_loss():
     assert best_evaluation(lines, "top1")["step"] == 3
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_no_better_ends_and_stays_ended(config, tmp_path, capsys):
     config.update({"num_epochs": 30, "patience": 2, "learning_rate": 0.0, "ema_decay": 0.0})
     best = train(config, tmp_path)
@@ -121,6 +122,7 @@ def test_a_run_that_gets_no_better_ends_and_stays_ended(config, tmp_path, capsys
     assert f"all is done already, up to epoch {epoch + 2}" in said and "compiled" not in said
 
 
+@pytest.mark.slow
 def test_a_loss_that_explodes_gets_one_line_of_advice(config, tmp_path, capsys):
     config.update({"num_epochs": 1, "learning_rate": 30.0, "ema_decay": 0.0, "log_every_steps": 1})
     config.schedule.name = "step"
