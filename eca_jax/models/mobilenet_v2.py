@@ -41,7 +41,7 @@ class InvertedResidual(nn.Module):
     fold: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, kept: jax.Array | None = None) -> jax.Array:
         hidden = x.shape[-1] * self.expansion
         y = x
         if self.expansion != 1:
@@ -51,8 +51,9 @@ class InvertedResidual(nn.Module):
         y = nn.relu6(self.norm(name="depthwise_bn")(y, train))
         conv, norm = self.conv(self.features, 1, name="project_conv"), self.norm(name="project_bn")
         gate = self.attention and self.attention()
-        y = conv_norm_gate(y, conv, norm, gate, train=train, fold=self.fold)
-        return x + y if self.stride == 1 and x.shape[-1] == self.features else y
+        residual = self.stride == 1 and x.shape[-1] == self.features
+        y = conv_norm_gate(y, conv, norm, gate, train=train, fold=self.fold, kept=kept if residual else None)
+        return x + y if residual else y
 
 
 class MobileNetV2(BatchNormNetwork):
@@ -63,7 +64,6 @@ class MobileNetV2(BatchNormNetwork):
 
     Attributes, beside those of `BatchNormNetwork`:
       width_mult: scales every layer's channels, rounded to multiples of 8.
-      dropout: rate before the classifier (rng stream "dropout").
       small_images: the stem has stride 1, for images of about 32 pixels.
       fold: as in `eca_jax.models.resnet.ResNet`.
     """
@@ -88,6 +88,7 @@ class MobileNetV2(BatchNormNetwork):
         ]
         rule = [1 if features < 96 else 3 for _, features, _ in blocks]
         attentions = self._attentions(rule, each=f"for each of the {len(blocks)} blocks", fast=self.fold)
+        kept = self._kept(x, len(blocks), train)
         for index, ((expansion, features, stride), attention) in enumerate(zip(blocks, attentions, strict=True), 1):
             x = InvertedResidual(
                 features=features,
@@ -98,7 +99,7 @@ class MobileNetV2(BatchNormNetwork):
                 attention=attention,
                 fold=self.fold,
                 name=f"features_{index}",
-            )(x, train)
+            )(x, train, kept[index - 1])
             if index in FEATURE_BLOCKS:
                 taps.append(x)
         if self.features_only:
@@ -108,7 +109,8 @@ class MobileNetV2(BatchNormNetwork):
         pooled = global_average_pool(x)
         if not self.num_classes:
             return pooled
-        pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled)
+        undropped = self._undropped(x, train)
+        pooled = pooled if undropped is None else pooled * undropped
         init: dict[str, Any] = {"kernel_init": nn.initializers.normal(0.01), "bias_init": nn.initializers.zeros}
         return Dense(self.num_classes, **init, name="classifier")(pooled)
 

@@ -36,7 +36,9 @@ class Network(nn.Module, kw_only=True):
       kernel_sizes: of ECA or another attention that has a kernel size, one for each place (a stage, or in MobileNetV2
         a block), or "adaptive" for the paper's formula on the channels that arrive. None is the network's own rule.
       drop_path: stochastic depth (Huang et al., ECCV 2016): the rate at which the last block's branch is left out of an
-        example in training, growing from 0 in the first block; rng stream "drop_path". Of ResNets, byobnets and NFNets.
+        example in training, growing from 0 in the first block; rng stream "drop_path". A block without a residual keeps
+        its branch.
+      dropout: rate of the pooled features before the classifier in training; rng stream "dropout".
       features_only: return the outputs at strides 4, 8, 16 and 32 instead of logits.
       dtype: of the computation; parameters, statistics and logits are float32.
     """
@@ -47,6 +49,7 @@ class Network(nn.Module, kw_only=True):
     attention_name: str | None = None
     kernel_sizes: KernelSizes = None
     drop_path: float = 0.0
+    dropout: float = 0.0
     features_only: bool = False
     dtype: Any = jnp.float32
 
@@ -90,10 +93,24 @@ class Network(nn.Module, kw_only=True):
         if not 0 < self.drop_path < 1:
             raise ValueError(f"drop_path must be from 0 to below 1, not {self.drop_path}")
         key = self.make_rng("drop_path")
-        rows = self.get_variable("batch", ROW) if self.has_variable("batch", ROW) else jnp.arange(len(x))
-        draws = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), (blocks,)))(rows)
+        draws = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), (blocks,)))(self._rows(x))
         keep = 1.0 - self.drop_path * np.arange(blocks, dtype=np.float32) / max(blocks - 1, 1)
         return [None if share == 1 else (draws[:, i] < share) / share for i, share in enumerate(keep)]
+
+    def _undropped(self, x: jax.Array, train: bool) -> jax.Array | None:
+        """What the means of x [N, H, W, C] are multiplied by before the classifier, float32 [N, C]; see `_kept`."""
+        if not train or not self.dropout or self.is_initializing():
+            return None
+        if not 0 < self.dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1, not {self.dropout}")
+        key, share = self.make_rng("dropout"), 1.0 - self.dropout
+        shape = x.shape[-1:]
+        draws = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), shape))(self._rows(x))
+        return (draws < share) / share
+
+    def _rows(self, x: jax.Array) -> jax.Array:
+        """The row of each example in the batch, of which x may be a part."""
+        return self.get_variable("batch", ROW) if self.has_variable("batch", ROW) else jnp.arange(len(x))
 
 
 class BatchNormNetwork(Network, kw_only=True):
@@ -116,15 +133,20 @@ class BatchNormNetwork(Network, kw_only=True):
 
 
 class ClassifierHead(nn.Module):
-    """Features [N, H, W, C] -> float32 logits [N, num_classes], or the means [N, C] where there are no classes."""
+    """Features [N, H, W, C] -> float32 logits [N, num_classes], or the means [N, C] where there are no classes.
+
+    Called with `undropped` [N, C], the means are multiplied by it before the classifier (dropout).
+    """
 
     num_classes: int
     kernel_init: Initializer | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, undropped: jax.Array | None = None) -> jax.Array:
         pooled = global_average_pool(x)
         if not self.num_classes:
             return pooled
+        if undropped is not None:
+            pooled = pooled * undropped
         zeros = nn.initializers.zeros
         return Dense(self.num_classes, kernel_init=self.kernel_init, bias_init=zeros, name="fc")(pooled)

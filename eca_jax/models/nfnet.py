@@ -123,7 +123,9 @@ class NormFreeNet(Network):
             return tuple(outputs)
         if self.final_features:
             x = conv(self.final_features, 1, name="final_conv")(x)
-        return ClassifierHead(self.num_classes, nn.initializers.normal(0.01), name="head")(act(x))
+        x = act(x)
+        head = ClassifierHead(self.num_classes, nn.initializers.normal(0.01), name="head")
+        return head(x, self._undropped(x, train))
 
 
 class Stem(nn.Module):

@@ -201,7 +201,10 @@ class ResNet(BatchNormNetwork):
         if self.features_only:
             return tuple(outputs)
         pooled = global_average_pool(x)
-        return Dense(self.num_classes, name="fc")(pooled) if self.num_classes else pooled
+        if not self.num_classes:
+            return pooled
+        undropped = self._undropped(x, train)
+        return Dense(self.num_classes, name="fc")(pooled if undropped is None else pooled * undropped)
 
     def _stem(self, x: jax.Array, conv: Layer, norm: Callable[..., BatchNorm], train: bool) -> jax.Array:
         *first, last = self.stem

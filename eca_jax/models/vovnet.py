@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from eca_jax.layers.conv import Conv, Layer
 from eca_jax.layers.conv_norm_act import ConvNormAct
+from eca_jax.layers.fold import dropped
 from eca_jax.layers.pooling import halving_max_pool
 from eca_jax.models.network import BatchNormNetwork, ClassifierHead, as_images
 from eca_jax.models.timm_common import kernel_size_rule, register_timm
@@ -40,7 +41,7 @@ class OneShotAggregation(nn.Module):
     attention: Layer | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, kept: jax.Array | None = None) -> jax.Array:
         outputs = [x]
         for index in range(LAYERS_PER_BLOCK):
             layer = self.layer(self.inner, kernel_size=3, name=f"conv_mid_{index}")
@@ -48,7 +49,7 @@ class OneShotAggregation(nn.Module):
         y = self.layer(self.features, name="conv_concat")(jnp.concatenate(outputs, axis=-1), train)
         if self.attention:
             y = self.attention()(y, train)
-        return x + y if self.residual else y
+        return x + dropped(y, kept) if self.residual else y
 
 
 class VoVNet(BatchNormNetwork):
@@ -72,6 +73,7 @@ class VoVNet(BatchNormNetwork):
             x = layer(width, kernel_size=3, stride=stride, name=f"stem_{index}")(x, train)
         outputs = []
         attentions = self._attentions(kernel_size_rule(STAGE_CHANNELS))
+        kept = iter(self._kept(x, sum(self.stage_sizes), train))
         for stage, (blocks, attention) in enumerate(zip(self.stage_sizes, attentions, strict=True)):
             x = halving_max_pool(x) if stage > 0 else x
             for index in range(blocks):
@@ -82,11 +84,11 @@ class VoVNet(BatchNormNetwork):
                     layer=layer,
                     attention=attention if index == blocks - 1 else None,
                     name=f"stages_{stage}_blocks_{index}",
-                )(x, train)
+                )(x, train, next(kept))
             outputs.append(x)
         if self.features_only:
             return tuple(outputs)
-        return ClassifierHead(self.num_classes, name="head")(x)
+        return ClassifierHead(self.num_classes, name="head")(x, self._undropped(x, train))
 
 
 register_timm("eca_vovnet39b", partial(VoVNet, stage_sizes=(1, 1, 2, 2), attention="eca", attention_name="attn"))

@@ -20,7 +20,7 @@ from eca_jax.sharding import Shard, gathered
 from eca_jax.tasks.erase import Erase
 from eca_jax.tasks.losses import binary_cross_entropy, cross_entropy, smoothed, soft_cross_entropy
 from eca_jax.tasks.mix import Mix
-from eca_jax.tasks.task import ROW, Batch, HostBatch, Sums, Variables
+from eca_jax.tasks.task import EPOCH, ROW, Batch, HostBatch, Sums, Variables
 from eca_jax.tasks.warm_start import from_weights
 from eca_jax.weights.card import Card
 from eca_jax.weights.class_names import label_map
@@ -231,6 +231,8 @@ class Classification:
             draws = self.mix.draws(mixing, rows, *images.shape[1:3])
             # There is nothing to mix of an image that could not be decoded.
             whole = (mask > 0) & (self.mix.partners(mask) > 0)
+            if self.mix.off_epoch:
+                whole &= batch[EPOCH] < self.mix.off_epoch
             draws = draws._replace(kept=jnp.where(whole, draws.kept, 1.0), cut=draws.cut & whole)
             images, others, share = self.mix.images(images, draws), self.mix.partners(labels), draws.kept
         pixels = self._pixels({IMAGE: images})
@@ -242,7 +244,7 @@ class Classification:
             pixels,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": jax.random.fold_in(key, rows[0]) if in_parts else key, "drop_path": dropping},
+            rngs={"dropout": key, "drop_path": dropping},  # our networks draw from both by rows
         )
         losses = self._losses(logits, labels, others, share)
         sums = metric_sums(logits, jnp.where(share < 0.5, others, labels), losses, mask)

@@ -60,21 +60,20 @@ class Erase:
         low, high = math.log(self.aspect), -math.log(self.aspect)
 
         def draw(row: jax.Array) -> Boxes:
-            keys = jax.random.split(jax.random.fold_in(key, row), 6)
-            number = jax.random.randint(keys[0], (), 1, self.count + 1)
-            number = jnp.where(jax.random.uniform(keys[1]) < self.probability, number, 0)
-            tries = (self.count, ATTEMPTS)
-            area = jax.random.uniform(keys[2], tries, minval=self.area[0], maxval=self.area[1]) * (height * width)
-            area = area / jnp.maximum(number, 1)
-            ratio = jnp.exp(jax.random.uniform(keys[3], tries, minval=low, maxval=high))
+            # Of one call, see `Mix.draws`.
+            drawn = jax.random.uniform(jax.random.fold_in(key, row), (2 + self.count * (2 * ATTEMPTS + 2),))
+            number = jnp.where(drawn[1] < self.probability, 1 + _below(drawn[0], self.count), 0)
+            areas, ratios, places = jnp.split(drawn[2:], (self.count * ATTEMPTS, 2 * self.count * ATTEMPTS))
+            least, most = self.area
+            area = (least + (most - least) * areas.reshape(-1, ATTEMPTS)) * (height * width) / jnp.maximum(number, 1)
+            ratio = jnp.exp(low + (high - low) * ratios.reshape(-1, ATTEMPTS))
             tall, wide = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
             fits = (tall < height) & (wide < width)
             first = jnp.argmax(fits, axis=1)[:, None]
             tall, wide = (jnp.take_along_axis(side, first, axis=1)[:, 0].astype(jnp.int32) for side in (tall, wide))
             tall = jnp.where(fits.any(axis=1) & (jnp.arange(self.count) < number), tall, 0)
-            top = _below(keys[4], self.count, height - tall + 1)
-            left = _below(keys[5], self.count, width - wide + 1)
-            return Boxes(top, left, tall, wide)
+            top, left = places.reshape(2, -1)
+            return Boxes(_below(top, height - tall + 1), _below(left, width - wide + 1), tall, wide)
 
         return jax.vmap(draw)(rows)
 
@@ -95,7 +94,6 @@ class Erase:
         return jnp.where(erased[..., None], drawn, images)
 
 
-def _below(key: jax.Array, count: int, bounds: jax.Array) -> jax.Array:
-    """Integers from 0 to bounds - 1, int32 [count]."""
-    drawn = (jax.random.uniform(key, (count,)) * bounds).astype(jnp.int32)
-    return jnp.minimum(drawn, bounds - 1)
+def _below(uniforms: jax.Array, bounds: jax.Array | int) -> jax.Array:
+    """Integers from 0 to bounds - 1, int32, from numbers between 0 and 1."""
+    return jnp.minimum((uniforms * bounds).astype(jnp.int32), bounds - 1)

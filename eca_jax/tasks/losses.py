@@ -19,7 +19,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 def smoothed(labels: jax.Array, num_classes: int, label_smoothing: float = 0.0) -> jax.Array:
     """Targets float32 [N, K] of int labels [N], the target that `cross_entropy` describes."""
     off = label_smoothing / num_classes
-    return jax.nn.one_hot(labels, num_classes) * (1.0 - label_smoothing) + off
+    return jnp.where(labels[:, None] == jnp.arange(num_classes), jnp.float32(1.0 - label_smoothing + off), off)
 
 
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:

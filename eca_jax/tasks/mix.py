@@ -6,12 +6,17 @@ draws for each process's share of a batch what is drawn here for a group.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 MODES = ("batch", "pair", "elem")
+# Of a draw of Gamma, and the numbers from which one of Beta is made.
+TRIES = 12
+UNIFORMS = 2 * (2 * TRIES + 1)
+TINY = 1e-30
 
 
 class Draws(NamedTuple):
@@ -39,6 +44,7 @@ class Mix:
       switch: probability of CutMix where both are there.
       mode: what is drawn once: "batch" for a group, "pair" for two partners, "elem" for each example.
       group: examples of a group, even.
+      off_epoch: the first epoch without mixing; 0 mixes to the end.
 
     Raises:
       ValueError: a value out of its range.
@@ -50,6 +56,7 @@ class Mix:
     switch: float = 0.5
     mode: str = "batch"
     group: int = 64
+    off_epoch: int = 0
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -58,6 +65,8 @@ class Mix:
             raise ValueError("mixup and cutmix take an alpha of 0 or more")
         if not (0 <= self.probability <= 1 and 0 <= self.switch <= 1):
             raise ValueError("probability and switch of mixing lie between 0 and 1")
+        if self.off_epoch < 0:
+            raise ValueError(f"off_epoch of mixing is an epoch, or 0, not {self.off_epoch}")
         if self.group < 2 or self.group % 2:
             raise ValueError(f"a group of mixing is of an even number of examples, not {self.group}")
 
@@ -75,14 +84,15 @@ class Mix:
         numbers = group * self.group + number
 
         def draw(number: jax.Array) -> Draws:
-            keys = jax.random.split(jax.random.fold_in(key, number), 6)
-            switched = jax.random.uniform(keys[1]) < self.switch if self.mixup and self.cutmix else self.cutmix > 0
-            share_of_mixup = jax.random.beta(keys[2], self.mixup, self.mixup) if self.mixup else 1.0
-            share_of_cutmix = jax.random.beta(keys[3], self.cutmix, self.cutmix) if self.cutmix else 1.0
-            share = jnp.where(switched, share_of_cutmix, share_of_mixup)
-            share = jnp.where(jax.random.uniform(keys[0]) < self.probability, share, 1.0)
-            y, x = jax.random.randint(keys[4], (), 0, height), jax.random.randint(keys[5], (), 0, width)
-            return box_of(share, jnp.asarray(switched) & (share < 1), y, x, height, width)
+            # Of one call, since every small program costs a TPU as much as a pass over a thousand numbers.
+            drawn = jax.random.uniform(jax.random.fold_in(key, number), (4 + 2 * UNIFORMS,), minval=TINY)
+            mixes, cuts, y, x = drawn[:4]
+            switched = cuts < self.switch if self.mixup and self.cutmix else jnp.asarray(self.cutmix > 0)
+            share_of_mixup = beta(drawn[4 : 4 + UNIFORMS], self.mixup) if self.mixup else 1.0
+            share_of_cutmix = beta(drawn[4 + UNIFORMS :], self.cutmix) if self.cutmix else 1.0
+            share = jnp.where(mixes < self.probability, jnp.where(switched, share_of_cutmix, share_of_mixup), 1.0)
+            place = (y * height).astype(jnp.int32), (x * width).astype(jnp.int32)
+            return box_of(share, switched & (share < 1), *place, height, width)
 
         if self.mode != "batch":
             return jax.vmap(draw)(numbers)
@@ -112,6 +122,31 @@ class Mix:
         return groups[:, ::-1].reshape(values.shape)
 
 
+def beta(uniforms: jax.Array, alpha: float) -> jax.Array:
+    """A draw of Beta(alpha, alpha), float32 scalar, from `UNIFORMS` numbers between 0 and 1.
+
+    `jax.random.beta` tries until it accepts: loops whose ends all devices would have to agree upon.
+    """
+    if alpha == 1:
+        return uniforms[0]
+    first, second = (_log_gamma(part, alpha) for part in uniforms.reshape(2, -1))
+    return jnp.exp(first - jnp.logaddexp(first, second))
+
+
+def _log_gamma(uniforms: jax.Array, alpha: float) -> jax.Array:
+    """The logarithm of a draw of Gamma(alpha): of `TRIES` the first that is accepted, which one in twenty is not.
+
+    Marsaglia and Tsang, "A simple method for generating gamma variables", ACM TOMS 2000.
+    """
+    deviates, u, last = uniforms[:TRIES], uniforms[TRIES:-1], uniforms[-1]
+    x = math.sqrt(2) * jax.lax.erf_inv(2 * deviates - 1)
+    d = (alpha if alpha >= 1 else alpha + 1) - 1 / 3
+    v = jnp.maximum((1 + x / math.sqrt(9 * d)) ** 3, TINY)
+    accepted = (v > TINY) & (jnp.log(u) < 0.5 * x * x + d - d * v + d * jnp.log(v))
+    drawn = jnp.log(d * v[jnp.argmax(accepted)])
+    return drawn + jnp.log(last) / alpha if alpha < 1 else drawn
+
+
 def box_of(share: jax.Array, cut: jax.Array, y: jax.Array, x: jax.Array, height: int, width: int) -> Draws:
     """The draws of an example from the share kept, whether it is CutMix, and the box's centre, all scalars.
 
@@ -122,5 +157,5 @@ def box_of(share: jax.Array, cut: jax.Array, y: jax.Array, x: jax.Array, height:
     tall, wide = (height * side).astype(jnp.int32), (width * side).astype(jnp.int32)
     top, bottom = jnp.clip(y - tall // 2, 0, height), jnp.clip(y + (tall + 1) // 2, 0, height)
     left, right = jnp.clip(x - wide // 2, 0, width), jnp.clip(x + (wide + 1) // 2, 0, width)
-    area = ((bottom - top) * (right - left)).astype(jnp.float32)
-    return Draws(jnp.where(cut, 1.0 - area / (height * width), share), cut, top, bottom, left, right)
+    left_over = (height * width - (bottom - top) * (right - left)).astype(jnp.float32)
+    return Draws(jnp.where(cut, left_over / (height * width), share), cut, top, bottom, left, right)

@@ -21,8 +21,10 @@ Batch = Mapping[str, jax.Array]
 HostBatch = Mapping[str, np.ndarray]
 # Sums over the examples of a batch that count, float32 scalars: "loss", "count" and whatever else a task keeps.
 Sums = dict[str, jax.Array]
+# In a batch of training: the epoch that the step falls into, int32 scalar, from 0.
+EPOCH = "epoch"
 
-__all__ = ["ROW", "TASKS", "Batch", "HostBatch", "Meter", "Sums", "Task", "Variables", "create_task"]
+__all__ = ["EPOCH", "ROW", "TASKS", "Batch", "HostBatch", "Meter", "Sums", "Task", "Variables", "create_task"]
 
 TASKS = {
     "classification": "eca_jax.tasks.classification:Classification",
@@ -79,8 +81,8 @@ class Task(Protocol):
     def loss(self, variables: Variables, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Variables, Sums]]:
         """The scalar to minimise; the collections that changed, and sums; pure, jitted by training.
 
-        Where a step takes its batch in parts, a part has under `ROW` each example's row in the batch, int32 [N]: what
-        is drawn by it is the same in whatever parts.
+        Beside what the data bring, the batch has `EPOCH`. Where a step takes its batch in parts, a part has under `ROW`
+        each example's row in the batch, int32 [N]: what is drawn by it is the same in whatever parts.
         """
 
     def outputs(self, variables: Variables, batch: Batch) -> Mapping[str, jax.Array]:

@@ -57,6 +57,7 @@ def build(task: Task, config: Mapping[str, Any], mesh: Mesh, steps_per_epoch: in
         learning_rate=config["learning_rate"],
         num_epochs=config["num_epochs"],
         steps_per_epoch=steps_per_epoch,
+        seed=config["seed"],
         **config["schedule"],
     )
     optimizer = make_optimizer(schedule, **config["optimizer"])
@@ -69,6 +70,7 @@ def build(task: Task, config: Mapping[str, Any], mesh: Mesh, steps_per_epoch: in
         ema_warmup=config["ema_warmup"],
         microbatches=config["microbatches"],
         devices=mesh.size,
+        steps_per_epoch=steps_per_epoch,
     )
 
     def init() -> TrainState:

@@ -1,6 +1,6 @@
 """Learning rates over a run, as functions of the number of updates done so far."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,10 @@ def make_schedule(
     decay_epochs: float = 30,
     decay_rate: float = 0.1,
     power: float = 2.0,
+    noise: Sequence[float] = (),
+    noise_limit: float = 0.67,
+    noise_std: float = 1.0,
+    seed: int = 0,
 ) -> Schedule:
     """The learning rate as a function of the number of updates done so far (a Python int or a traced int32).
 
@@ -51,9 +55,12 @@ def make_schedule(
       min_rate: where the curve ends; the lowest rate of the others.
       decay_epochs, decay_rate: of "step" and "exponential".
       power: of "polynomial".
+      noise: (first, end) as shares of the run before the cool-down: the rate of an epoch from the first of them to
+        before the second is (1 + d) times what it would be. d is a normal deviate times `noise_std`, drawn again while
+        its size is not below `noise_limit`, by PyTorch's generator from seed + epoch, as timm draws it.
 
     Raises:
-      ValueError: unknown name or form, or a warm-up or cool-down that leaves no time to train.
+      ValueError: unknown name or form, a warm-up or cool-down that leaves no time to train, or noise that cannot be.
     """
     if name not in NAMES:
         raise ValueError(f"unknown schedule {name!r}: choose one of {', '.join(NAMES)}")
@@ -66,6 +73,13 @@ def make_schedule(
         )
     if cooldown_epochs < 0:
         raise ValueError(f"cooldown_epochs must not be negative, not {cooldown_epochs}")
+    if noise and not (len(noise) == 2 and 0 <= noise[0] <= noise[1] and noise_limit > 0):
+        raise ValueError(f"noise takes two shares of the run in order and a noise_limit above 0, not {tuple(noise)}")
+    between = [share * (num_epochs - cooldown_epochs) for share in noise]
+    factors = [
+        1.0 + (deviate(seed + epoch, noise_std, noise_limit) if between[0] <= epoch < between[1] else 0.0)
+        for epoch in range(num_epochs if noise else 0)
+    ]
     warmup_steps = warmup_epochs * steps_per_epoch
     curve_steps = (num_epochs - cooldown_epochs) * steps_per_epoch
     head = 0.0 if form == "timm" or name in ("step", "exponential") else warmup_steps  # where the curve starts
@@ -85,8 +99,7 @@ def make_schedule(
             return min_rate + (learning_rate - min_rate) * left
         return xp.maximum(rate, min_rate) if min_rate else rate
 
-    def schedule(step: Any) -> Any:
-        xp = jnp if isinstance(step, jax.Array) else np  # numpy on the host: a log line must not wait for the device
+    def smooth(step: Any, xp: Any) -> Any:
         if form == "step":
             rate = curve(step, xp)
             if not warmup_steps:
@@ -102,4 +115,26 @@ def make_schedule(
         warm = warmup_rate + (learning_rate - warmup_rate) * (step / warmup_steps)
         return xp.where(step < warmup_steps, warm, rate)
 
+    def schedule(step: Any) -> Any:
+        xp = jnp if isinstance(step, jax.Array) else np  # numpy on the host: a log line must not wait for the device
+        rate = smooth(step, xp)
+        if not noise:
+            return rate
+        return rate * xp.asarray(factors, "float32")[xp.minimum(step // steps_per_epoch, num_epochs - 1)]
+
     return schedule
+
+
+def deviate(seed: int, std: float, limit: float) -> float:
+    """The first number below `limit` in size of `std * torch.randn(1)`, again and again from a generator of this seed.
+
+    PyTorch draws by Box and Muller from two halves of 53 bits of the Mersenne twister, which NumPy has too.
+    """
+    twister = np.random.RandomState(seed)
+    while True:
+        words = np.frombuffer(twister.bytes(16), "<u4").astype(np.uint64)
+        angle, radius = ((words[::2] << np.uint64(32) | words[1::2]) & np.uint64(2**53 - 1)) * 2.0**-53
+        radius = np.sqrt(-2.0 * np.log1p(-radius))
+        for drawn in (radius * np.cos(2 * np.pi * angle), radius * np.sin(2 * np.pi * angle)):
+            if abs(std * drawn) < limit:
+                return float(std * drawn)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eca_jax.tasks.task import ROW, Batch, Sums, Task, Variables
+from eca_jax.tasks.task import EPOCH, ROW, Batch, Sums, Task, Variables
 from eca_jax.training.state import TrainState
 
 EMA_WARMUPS = ("tf", "timm", "none")
@@ -24,6 +24,7 @@ def make_train_step(
     ema_warmup: str = "tf",
     microbatches: int = 1,
     devices: int = 1,
+    steps_per_epoch: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """`step(state, batch) -> (state, sums)`: one update on the task's loss.
 
@@ -39,6 +40,8 @@ def make_train_step(
     start from those before the step, of which the mean is taken. A part is made of consecutive examples of each of
     `devices`, so that groups of BatchNorm and of mixing stay what they are where they divide it.
 
+    The task is told the epoch, which has `steps_per_epoch`.
+
     Raises:
       ValueError: unknown `ema_warmup`; when it is traced, a batch that does not divide.
     """
@@ -47,7 +50,8 @@ def make_train_step(
 
     def one(state: TrainState, batch: Batch, key: jax.Array) -> _Pass:
         def loss(params: Variables) -> tuple[jax.Array, tuple[Variables, Sums]]:
-            return task.loss({"params": params, **state.collections}, batch, key)
+            whole = {**batch, EPOCH: state.step // steps_per_epoch}
+            return task.loss({"params": params, **state.collections}, whole, key)
 
         (_, (changed, sums)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         return gradients, changed, sums

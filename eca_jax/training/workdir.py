@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from eca_jax.config import differences, plain
+from eca_jax.config import default_config, differences, plain
 from eca_jax.files import absolute, write_json, writing
 from eca_jax.weights.card import CONFIG_FILE, Card
 from eca_jax.weights.store import WEIGHTS_FILE, checkpoint_steps, read_config
@@ -66,11 +66,16 @@ def claim_workdir(
 
 
 def _check(path: os.PathLike, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The differences that are allowed; ValueError for the first that is not."""
+    """The differences that are allowed; ValueError for the first that is not.
+
+    A key that the workdir is older than had its default there: with that a run does what it did before there was one.
+    """
     other = f"{path} belongs to another run"
     if "config" not in before:
         raise ValueError(f"{other}: its {CONFIG_FILE} holds no recipe; choose another workdir")
-    found = differences(before["config"], now["config"])
+    defaults = json.loads(json.dumps(plain(default_config())))
+    recipe, added = _completed(before["config"], now["config"], defaults)
+    found = differences(recipe, now["config"])
     for key, (old, new) in found.items():
         if key == "num_classes" and None in (old, new):
             continue  # the data's, which are compared by their names
@@ -82,7 +87,8 @@ def _check(path: os.PathLike, before: Mapping[str, Any], now: Mapping[str, Any])
         raise ValueError(
             f"{other}: the data had {counted} training examples there and {count} here; choose another workdir"
         )
-    return [f"{key} was {old!r} and is {new!r} now" for key, (old, new) in found.items() if key in FREE]
+    lines = [f"{key} was {old!r} and is {new!r} now" for key, (old, new) in found.items() if key in FREE]
+    return lines + ([f"it was begun before there was {', '.join(added)}: at the default"] if added else [])
 
 
 def check_classes(path: os.PathLike, before: Sequence[str] | None, now: Sequence[str] | None) -> None:
@@ -100,3 +106,19 @@ def _some(names: list[str], first: int) -> str:
     """Of names the one at `first` and three that follow, in words."""
     shown = names[first : first + 4]
     return ", ".join([*["..."] * (first > 0), *shown, *["..."] * (len(names) > first + 4)])
+
+
+def _completed(
+    before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """A recipe with the default of every key that only today's has, and the paths of those keys."""
+    whole, added = dict(before), []
+    for key in now:
+        old, new, default = before.get(key), now[key], defaults.get(key)
+        if key not in before and key in defaults:
+            whole[key] = default
+            added.append(key)
+        elif isinstance(old, Mapping) and isinstance(new, Mapping) and isinstance(default, Mapping):
+            whole[key], inner = _completed(old, new, default)
+            added += [f"{key}.{name}" for name in inner]
+    return whole, added

@@ -1,14 +1,22 @@
 """ImageNet's other labels (ReaL) and other images (V2), as TFDS's own builders prepare them."""
 
+import io
+import json
 import tarfile
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from data_fixtures import add_to_tar, example_jpeg
+from PIL import Image
+from small_network import OPTIONS, PREPROCESSING, random_variables
 
+import eca_jax
+from eca_jax.commands.main import main
 from eca_jax.data import eval_batches, load_source
+from eca_jax.models import Preprocessing
 from eca_jax.tasks.classification import Accuracy, for_model, label_rank, nearest_label
+from eca_jax.weights.card import Card
 
 SETTINGS = dict(batch_size=4, image_size=28, resize_size=32)
 REAL = [[3], [], [7, 1, 999], [0], [5, 6], [2]]
@@ -77,6 +85,36 @@ def test_real_labels_are_all_right_and_an_image_without_any_does_not_count(tfds_
         counted = batch["label"] >= 0
         np.testing.assert_array_equal(other["label"][counted], 999 - batch["label"][counted])
         assert (other["label"][~counted] == -1).all()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Of a small network that prefers eight classes of the thousand."""
+    path, random = tmp_path_factory.mktemp("weights") / "weights", np.random.default_rng(0)
+    model = eca_jax.create_model("eca_resnet18", **OPTIONS)
+    variables = random_variables(model)
+    classes = np.where(np.arange(1000) < 8, 0, -100).astype(np.float32)
+    variables["params"]["fc"] = {"kernel": random.normal(size=(128, 1000)).astype(np.float32), "bias": classes}
+    eca_jax.save(path, Card("eca_resnet18", OPTIONS, Preprocessing(**PREPROCESSING)), variables)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("data", "first", "labels"),
+    [("imagenet2012_real", 0, REAL), ("imagenet_v2/matched-frequency", 100, [[label] for label in range(6)])],
+)
+def test_evaluate_judges_by_either(data, first, labels, tfds_dir, weights, capsys):
+    assert main(["evaluate", f"--weights={weights}", f"--data={data}", f"--data_dir={tfds_dir}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    predictor = eca_jax.Predictor.load(weights)
+    pictures = [Image.open(io.BytesIO(example_jpeg(first + number))) for number in range(len(labels))]
+    judged = [(np.argsort(-row), right) for row, right in zip(predictor(pictures), labels, strict=True) if right]
+    assert found["count"] == len(judged)
+    for key, ahead in (("top1", 1), ("top5", 5)):
+        expected = np.mean([bool(set(order[:ahead].tolist()) & set(right)) for order, right in judged])
+        assert found[key] == pytest.approx(expected)
+    assert found["top5"] > 0
 
 
 def test_the_likeliest_of_the_right_labels_is_judged():

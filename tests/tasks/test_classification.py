@@ -9,7 +9,7 @@ from data_fixtures import WNIDS
 
 import eca_jax
 from eca_jax.data import load_source
-from eca_jax.data.batch import LABEL, MASK
+from eca_jax.data.batch import IMAGE, LABEL, MASK
 from eca_jax.models import Preprocessing
 from eca_jax.sharding import Shard
 from eca_jax.tasks.classification import Classification
@@ -44,6 +44,17 @@ def test_what_the_recipe_sets_holds():
     ).preprocessing
     assert (how.image_size, how.resize_size, how.interpolation, how.mean) == (160, 168, "bilinear", (0.5, 0.5, 0.5))
     assert how.std == (0.229, 0.224, 0.225)
+
+
+def test_training_and_evaluation_have_their_own_sizes(folder_dir):
+    sizes = {"dataset": "folder", "data_dir": str(folder_dir), "batch_size": 4, "crop_pct": 0.95}
+    judged = task(**sizes, image_size=24, eval_image_size=40)
+    assert judged.batch[IMAGE].shape == (4, 24, 24, 3)
+    assert next(judged.train_batches(0, Shard(0, 1)))[IMAGE].shape == (4, 24, 24, 3)
+    assert next(judged.eval_batches("validation", Shard(0, 1)))[IMAGE].shape == (4, 40, 40, 3)
+    assert judged.card.preprocessing.image_size == 40  # of the weights that are kept
+    # timm's floor, which RSB's A3 is judged by.
+    assert task(image_size=160, eval_image_size=224, crop_pct=0.95).preprocessing.resize_size == 235
 
 
 def test_position_tables_are_made_for_the_images():

@@ -5,19 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import linen as nn
+from scipy import stats
 
 from eca_jax import create_model
 from eca_jax.models.inputs import Preprocessing
 from eca_jax.tasks.classification import Classification
 from eca_jax.tasks.erase import Erase
 from eca_jax.tasks.losses import binary_cross_entropy, smoothed, soft_cross_entropy
-from eca_jax.tasks.mix import Mix, box_of
+from eca_jax.tasks.mix import UNIFORMS, Mix, beta, box_of
+from eca_jax.tasks.task import EPOCH
 from eca_jax.weights.card import Card
 from eca_jax.weights.torch.peer import import_timm
 
 import_timm()
 
-from timm.data.mixup import Mixup  # noqa: E402
+from timm.data.mixup import Mixup, cutmix_bbox_and_lam  # noqa: E402
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy  # noqa: E402
 
 EXAMPLES, HEIGHT, WIDTH, CLASSES, SMOOTHING = 8, 12, 10, 6, 0.1
@@ -46,13 +49,25 @@ def test_mixing_is_timms(mode, monkeypatch):
         draws = jax.tree.map(lambda values, places=places: values[np.array(places)], draws)
         mix = Mix(mixup=0.2, cutmix=1.0, mode=mode, group=EXAMPLES)
         found = mix.images(jnp.asarray(images), draws)
-        np.testing.assert_allclose(found, expected.numpy().transpose(0, 2, 3, 1), atol=1e-6)
+        np.testing.assert_allclose(found, expected.numpy().transpose(0, 2, 3, 1), rtol=0, atol=1e-6)
         kept = draws.kept[:, None]
         ours = smoothed(labels, CLASSES, SMOOTHING) * kept
         ours += smoothed(mix.partners(labels), CLASSES, SMOOTHING) * (1 - kept)
-        np.testing.assert_allclose(ours, targets.numpy(), atol=1e-6)
+        np.testing.assert_allclose(ours, targets.numpy(), rtol=0, atol=1e-7)
         corrected.append(np.asarray(draws.kept))
     assert np.abs(corrected[0] - corrected[1]).max() > 1e-3  # a box has whole pixels, and ends at the image's edge
+
+
+def test_a_box_and_its_corrected_share_are_timms(monkeypatch):
+    """The box to the pixel, and so the share to its last bit."""
+    rng = np.random.default_rng(0)
+    shares, ys, xs = rng.random(200, np.float32), rng.integers(0, 224, 200), rng.integers(0, 192, 200)
+    draws = jax.vmap(box_of, (0, None, 0, 0, None, None))(shares, np.bool_(True), ys, xs, 224, 192)
+    for share, y, x, kept, cut, *box in zip(shares, ys, xs, *map(np.asarray, draws), strict=True):
+        centre = iter((y, x))
+        monkeypatch.setattr(np.random, "randint", lambda *args, centre=centre, **kwargs: next(centre))
+        expected_box, expected = cutmix_bbox_and_lam((8, 3, 224, 192), float(share))
+        assert cut and tuple(box) == tuple(expected_box) and kept == pytest.approx(expected, rel=1.2e-7)
 
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
@@ -73,6 +88,36 @@ def test_what_is_drawn_for_a_row_depends_on_the_key_and_the_row(mode):
     assert np.mean(np.asarray(other.kept) == np.asarray(draws.kept)) < 0.5
 
 
+class Means(nn.Module):
+    """The smallest network: it keeps nothing and its logits are the first pixels'."""
+
+    num_classes: int = CLASSES
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return x[:, 0, :2, :].reshape(len(x), CLASSES) + self.param("bias", nn.initializers.zeros, (CLASSES,))
+
+
+def test_mixing_ends_at_its_epoch():
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (EXAMPLES, 4, 4, 3), dtype=np.uint8),
+        "label": rng.integers(0, CLASSES, EXAMPLES, dtype=np.int32),
+        "mask": np.ones(EXAMPLES, np.float32),
+    }
+    card, variables = Card("means", {}, Preprocessing(image_size=4)), {"params": {"bias": np.zeros(CLASSES)}}
+
+    def loss(**mix):
+        options = {"mix": Mix(mixup=1.0, group=EXAMPLES, **mix)} if mix else {}
+        task = Classification(Means(), card, EXAMPLES, open_source=None, label_smoothing=SMOOTHING, **options)
+        return jax.jit(lambda epoch: task.loss(variables, {**batch, EPOCH: epoch}, jax.random.key(1))[0])
+
+    ending, mixed, plain = loss(off_epoch=3), loss(off_epoch=0), loss()
+    assert float(ending(2)) == float(mixed(2)) != float(plain(2))
+    np.testing.assert_allclose([ending(3), ending(9)], plain(3), rtol=1e-6)  # smoothed still, as timm's is
+
+
 def test_examples_are_mixed_as_often_as_is_asked():
     mix = Mix(mixup=1.0, cutmix=1.0, probability=0.8, switch=0.3, mode="elem", group=2)
     draws = jax.jit(lambda key: mix.draws(key, jnp.arange(2000), 224, 224))(jax.random.key(0))
@@ -83,7 +128,16 @@ def test_examples_are_mixed_as_often_as_is_asked():
     assert abs(uncut.mean() - 0.5) < 3 * (1 / 12 / len(uncut)) ** 0.5  # Beta(1, 1) is uniform
 
 
-@pytest.mark.parametrize("bad", [{"mode": "group"}, {"mixup": -1.0}, {"switch": 2.0}, {"group": 3}])
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 2.5])
+def test_shares_are_of_their_beta_distribution(alpha):
+    uniforms = np.random.default_rng(0).random((4000, UNIFORMS)).astype(np.float32)
+    drawn = np.asarray(jax.jit(jax.vmap(lambda numbers: beta(numbers, alpha)))(uniforms))
+    lower = drawn[drawn < 0.5]  # float32 is too coarse just below 1 for a small alpha
+    assert stats.binomtest(len(lower), len(drawn)).pvalue > 0.01
+    assert stats.kstest(lower, lambda x: 2 * stats.beta(alpha, alpha).cdf(x)).pvalue > 0.01
+
+
+@pytest.mark.parametrize("bad", [{"mode": "group"}, {"mixup": -1.0}, {"switch": 2.0}, {"group": 3}, {"off_epoch": -1}])
 def test_mixing_that_cannot_be_is_an_error(bad):
     with pytest.raises(ValueError, match=r"mix|alpha"):
         Mix(**bad)

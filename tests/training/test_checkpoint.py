@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import json
 import re
 import shutil
 import sys
@@ -258,6 +259,20 @@ def test_what_may_differ_is_said(config, workdir, tree):
         "log_every_steps was 4 and is 1 now",
         "num_epochs was 4 and is 9 now",
     ]
+
+
+def test_what_a_workdir_is_older_than_is_at_its_default(config, workdir):
+    path = workdir / "config.json"
+    meta = json.loads(path.read_text())
+    del meta["config"]["mix"]["off_epoch"], meta["config"]["erase"]
+    path.write_text(json.dumps(meta))
+    card = create_task(config).card
+    with pytest.raises(ValueError, match=r"mix.off_epoch is 0 there and 3 here"):
+        claim_workdir(workdir, {**config, "mix": {**config.mix, "off_epoch": 3}}, card)
+    assert claim_workdir(workdir, config, card) == [
+        "it was begun before there was erase, mix.off_epoch: at the default"
+    ]
+    assert not claim_workdir(workdir, config, card)  # it has them now
 
 
 def test_a_run_goes_on_with_its_own_data_only(config, workdir):

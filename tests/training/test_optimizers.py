@@ -93,10 +93,10 @@ def timms(name, **options):
         ("lamb", {}, "lamb", {}, 5e-6),
         ("lars", {}, "lars", {"momentum": 0.9}, 1e-6),
         ("lars", {"nesterov": True}, "nlars", {"momentum": 0.9}, 1e-6),
-        ("rmsprop_tf", {}, "rmsproptf", {"momentum": 0.9, "eps": 1e-3}, 2e-6),
+        ("rmsprop_tf", {}, "rmsproptf", {"momentum": 0.9, "eps": 1e-3}, 1e-6),
         ("adamw", {}, "adamw", {}, 5e-6),
-        ("sgd", {}, "momentum", {"momentum": 0.9}, 4e-6),
-        ("sgd", {"nesterov": True}, "sgd", {"momentum": 0.9}, 4e-6),
+        ("sgd", {}, "momentum", {"momentum": 0.9}, 2e-6),
+        ("sgd", {"nesterov": True}, "sgd", {"momentum": 0.9}, 2e-6),
     ],
 )
 def test_an_optimizer_is_timms(name, options, theirs, their_options, tolerance):
@@ -206,6 +206,22 @@ def test_the_cosine_is_timms_epoch_by_epoch(form):
         np.testing.assert_allclose([schedule(7 * e + within) for e in range(23)], expected, atol=1e-7)
 
 
+@pytest.mark.parametrize("std", [1.0, 0.3])
+def test_the_noise_of_the_rate_is_timms(std):
+    theirs = StepLRScheduler(
+        sgd(0.08), decay_t=1, decay_rate=0.98, warmup_t=3, warmup_lr_init=1e-6, warmup_prefix=False,
+        noise_range_t=[16.0, 36.0], noise_pct=0.67, noise_std=std, noise_seed=7,
+    )  # fmt: skip
+    schedule = make_schedule(
+        name="step", form="timm", learning_rate=0.08, num_epochs=43, steps_per_epoch=3, warmup_epochs=3,
+        warmup_rate=1e-6, decay_epochs=1, decay_rate=0.98, cooldown_epochs=3, noise=(0.4, 0.9), noise_std=std, seed=7,
+    )  # fmt: skip
+    expected = timm_rates(theirs, 43)
+    assert np.ptp(expected[16:36] / (0.08 * 0.98 ** np.arange(16, 36))) > std / 2
+    for rates in ([schedule(3 * e + 2) for e in range(43)], jax.jit(jax.vmap(schedule))(3 * np.arange(43))):
+        np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
 def test_the_steps_of_2_4_epochs_are_timms():
     theirs = StepLRScheduler(
         sgd(0.048), decay_t=2.4, decay_rate=0.97, warmup_t=3, warmup_lr_init=1e-6, warmup_prefix=False
@@ -242,6 +258,12 @@ def test_a_polynomial_falls_with_its_power_after_the_warm_up():
         name="polynomial", learning_rate=16.0, num_epochs=10, steps_per_epoch=10, warmup_epochs=2, min_rate=1e-4
     )
     np.testing.assert_allclose([schedule(s) for s in (0, 9, 19, 60, 100)], [0.8, 8, 16, 4.0, 1e-4], rtol=1e-4)
+
+
+@pytest.mark.parametrize("noise", [(0.4,), (0.9, 0.4)])
+def test_noise_that_cannot_be_is_an_error(noise):
+    with pytest.raises(ValueError, match="noise takes two shares"):
+        make_schedule(name="step", learning_rate=0.1, num_epochs=9, steps_per_epoch=3, noise=noise)
 
 
 @pytest.mark.parametrize("bad", [{"name": "adam"}, {"name": "sgd", "layer_decay": 0.0}])

@@ -4,42 +4,57 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from eca_jax import create_model
+from eca_jax.layers.attention import ECA
+from eca_jax.layers.conv import Conv, Dense
+from eca_jax.layers.fold import conv_norm_gate
+from eca_jax.layers.norm import BatchNorm
 from eca_jax.models.inputs import Preprocessing
 from eca_jax.tasks.classification import Classification
+from eca_jax.tasks.mix import Mix
 from eca_jax.training.optimizer import make_optimizer
 from eca_jax.training.program import check_parts
 from eca_jax.training.state import TrainState
 from eca_jax.training.step import make_train_step
 from eca_jax.weights.card import Card
 
-SIZE, CLASSES, EXAMPLES, GROUP = 8, 5, 16, 4
+SIZE, CLASSES, EXAMPLES, GROUP = 4, 5, 256, 64
+
+
+class Network(nn.Module):
+    """The smallest with what a part could break: groups of BatchNorm, a folded gate, draws by rows."""
+
+    num_classes: int = CLASSES
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        norm = BatchNorm(group_size=GROUP, name="norm")
+        x = conv_norm_gate(x, Conv(8, 1, name="conv"), norm, ECA(name="eca"), train=train)
+        return Dense(CLASSES, name="fc")(jnp.mean(nn.relu(x), axis=(1, 2)))
 
 
 @pytest.fixture(scope="module")
 def task():
-    options = {"num_classes": CLASSES, "stage_sizes": (1, 0, 0, 0), "small_images": True}
-    model = create_model("eca_resnet18", bn_group_size=GROUP, **options)
-    return Classification(
-        model, Card("eca_resnet18", options, Preprocessing(image_size=SIZE)), EXAMPLES, open_source=None
-    )
+    card = Card("network", {}, Preprocessing(image_size=SIZE))
+    return Classification(Network(), card, EXAMPLES, open_source=None, mix=Mix(mixup=0.5, cutmix=1.0, group=8))
 
 
 def stepped(task, microbatches, devices):
     optimizer = make_optimizer(lambda step: 0.1)
-    variables = dict(jax.jit(task.init)(jax.random.key(0)))
+    variables = dict(task.init(jax.random.key(0)))
     params = variables.pop("params")
     state = TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
     rng = np.random.default_rng(0)
-    mask = np.ones(EXAMPLES, np.float32)
-    mask[[1, 2, 3, 9]] = 0  # so that parts have different counts
     batch = {
         "image": rng.integers(0, 256, (EXAMPLES, SIZE, SIZE, 3), dtype=np.uint8),
         "label": rng.integers(0, CLASSES, EXAMPLES, dtype=np.int32),
-        "mask": mask,
+        # Some are masked, and more of them in later parts.
+        "mask": (np.arange(EXAMPLES) % 37 > np.arange(EXAMPLES) // 64).astype(np.float32),
     }
-    return jax.jit(make_train_step(task, optimizer, seed=0, microbatches=microbatches, devices=devices))(state, batch)
+    step = make_train_step(task, optimizer, seed=0, microbatches=microbatches, devices=devices)
+    return *jax.jit(step)(state, batch), batch["mask"].sum()
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +62,18 @@ def whole(task):
     return stepped(task, 1, 1)
 
 
-@pytest.mark.parametrize(("microbatches", "devices"), [pytest.param(4, 1, marks=pytest.mark.slow), (2, 2)])
+@pytest.mark.parametrize(("microbatches", "devices"), [(4, 1), (2, 2)])
 def test_parts_make_the_update_of_the_whole_batch(task, whole, microbatches, devices):
-    state, sums = stepped(task, microbatches, devices)
-    expected, expected_sums = whole
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-7)  # noqa: E731
+    """Within a millionth of each array's size."""
+    state, sums, _ = stepped(task, microbatches, devices)
+    expected, expected_sums, count = whole
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * np.abs(b).max())
+
     jax.tree.map(close, state.variables, expected.variables)
-    jax.tree.map(close, state.opt_state, expected.opt_state)
     jax.tree.map(close, sums, expected_sums)
-    assert float(sums["count"]) == EXAMPLES - 4
+    assert float(sums["count"]) == count < EXAMPLES
 
 
 @pytest.mark.parametrize(
