@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from typing import NoReturn
@@ -39,6 +40,12 @@ def leave_libtpu_alone() -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"
 
 
+def print_names_as_bytes() -> None:
+    """Names of files are printed as they are on disk, also those that are no text in the terminal's encoding."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
+
+
 class Parser(argparse.ArgumentParser):
     """Its errors are exceptions, for `main` to print in one line."""
 
@@ -51,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:  # this process is the command
         argv = sys.argv[1:]
         leave_libtpu_alone()
+        print_names_as_bytes()
         if argv[:1] in (["train"], ["sweep"]) or argv[:2] == ["bench", "step"]:
             huge_pages.take()
     if argv[:1] in (["train"], ["plan"]):  # whose recipes have keys of their own

@@ -129,6 +129,11 @@ def test_names_are_bytes(pets):
     source = load_source("folder", pets)
     assert str(pets / "train" / "cat" / "c\\xe4t.jpg") in {source.describe("train", index) for index in range(6)}
     assert next(train_batches(source, batch_size=12, image_size=8, seed=0))["mask"].all()
+    for split in ("train", "val"):
+        os.rename(pets / split / "dog", os.fsencode(pets / split) + b"/d\xf6g")
+    source = load_source("folder", pets)
+    assert source.class_names == ["cat", "d\\xf6g"] and "\n".join(source.found).encode()  # text that can be printed
+    assert source.num_examples("train") == 12
 
 
 @pytest.mark.parametrize(

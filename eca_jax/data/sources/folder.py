@@ -141,6 +141,7 @@ def _damaged(paths: Sequence[str]) -> dict[int, str]:
 
 
 def _printable(path: str) -> str:
+    """A name as text that every file and terminal takes; bytes that are no UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -190,7 +191,7 @@ def _scan(folder: epath.Path) -> tuple[list[str], np.ndarray, list[str]]:
             raise ValueError(f"no image file under {folder / name}{kinds}")
         labels += [len(classes)] * len(images)
         paths += images
-        classes.append(name)
+        classes.append(_printable(name))
     if dangling:
         raise FileNotFoundError(f"{len(dangling)} links in {folder} lead nowhere, e.g. {dangling[0]}")
     if not paths:

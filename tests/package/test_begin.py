@@ -1,4 +1,4 @@
-"""A training takes huge pages by itself: once, in the same process, and not where it would be of no use."""
+"""What a command does first: huge pages for a training, once and where they are of use; libtpu; the terminal."""
 
 import os
 import platform
@@ -86,3 +86,12 @@ def test_libtpu_is_asked_for_a_tpu_only_where_there_may_be_one(libtpu, accelerat
         del os.environ["JAX_PLATFORMS"]
     leave_libtpu_alone()
     assert os.environ.get("JAX_PLATFORMS") == after
+
+
+def test_names_of_files_are_printed_as_they_are_on_disk():
+    """Latin-1, where the terminal speaks UTF-8."""
+    code = "import os; from eca_jax.commands.main import print_names_as_bytes; print_names_as_bytes()\n"
+    code += "print(os.fsdecode(b'c\\xe4t.jpg'))"
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.stdout == b"c\xe4t.jpg\n", done.stderr
