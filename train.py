@@ -2,11 +2,8 @@
 
 import sys
 
-from eca_jax.commands import huge_pages
-from eca_jax.commands.main import leave_libtpu_alone
-from eca_jax.commands.train import main
+from eca_jax.commands.main import main
 
 if __name__ == "__main__":
-    leave_libtpu_alone()
-    huge_pages.take()
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.argv.insert(1, "train")
+    sys.exit(main())
