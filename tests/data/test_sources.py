@@ -197,6 +197,16 @@ def test_evaluation_needs_no_training_pictures(pets):
         source.num_examples("train")
 
 
+def test_training_pictures_alone_are_a_tree_that_is_split(pets):
+    shutil.rmtree(pets / "val")
+    with pytest.raises(FileNotFoundError, match=r"val: expected val/CLASS/.*; .*train alone, as data_dir, is split"):
+        load_source("folder", pets)
+    source = load_source("folder", pets / "train")
+    assert (
+        source.class_names == ["cat", "dog"] and source.num_examples("train") + source.num_examples("validation") == 12
+    )
+
+
 def test_a_class_that_validation_lacks_is_named_though_only_validation_is_asked_for(pets):
     """Otherwise the labels would move."""
     shutil.rmtree(pets / "val" / "cat")

@@ -62,6 +62,11 @@ class FolderSource(RandomAccess):
         present = [split for split in SPLITS if split in splits or (self.root / _FOLDERS[split]).is_dir()]
         classes: dict[str, list[str]] = {}
         for split in present:
+            if "train" in classes and not (self.root / _FOLDERS[split]).is_dir():
+                raise FileNotFoundError(
+                    f"no such directory: {self.root / _FOLDERS[split]}: expected val/{_EXPECTED}; "
+                    f"{self.root / _FOLDERS['train']} alone, as data_dir, is split by itself"
+                )
             self._paths[split], self._labels[split], classes[split] = _scan(self.root / _FOLDERS[split])
         self.class_names = classes[present[0]]
         self.num_classes = len(self.class_names)
