@@ -24,11 +24,12 @@ Picture = str | os.PathLike | Image.Image | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """An image on its canvas [H, W, 3], its size (h, w) there, and its own size."""
+    """An image on its canvas [H, W, 3], its size (h, w) there, its own size, and boxes' heights and widths over it."""
 
     canvas: np.ndarray
     size: tuple[int, int]
     original: tuple[int, int]
+    scale: np.ndarray
 
 
 class Detector:
@@ -107,14 +108,17 @@ class Detector:
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that an image is resized to."""
-        layout = self._layout if width >= height else self._layout.turned
-        rows, columns = layout.size((height, width))
-        return rows, columns
+        return self._layout_of(height, width).size((height, width))
+
+    def _layout_of(self, height: int, width: int) -> Layout:
+        return self._layout if width >= height else self._layout.turned
 
     def place(self, pixels: np.ndarray) -> Placed:
         """The first of three steps, on the host: uint8 [h, w, 3] on its canvas."""
-        canvas, size = self._placed(pixels)
-        return Placed(canvas, size, (pixels.shape[0], pixels.shape[1]))
+        height, width = original = pixels.shape[0], pixels.shape[1]
+        layout = self._layout_of(height, width)
+        size = layout.size(original)
+        return Placed(self._on_canvas(pixels, layout, size), size, original, layout.scale(original))
 
     def run(self, placed: Placed) -> dict[str, np.ndarray]:
         """The second step, on the device: what the network finds, in pixels of the canvas."""
@@ -125,24 +129,22 @@ class Detector:
         """The third step: as `Detector` returns them, but that `masks` are those in the boxes, float32 [K, M, M]."""
         kept = found["valid"] & (found["scores"] >= threshold)
         result = {
-            "boxes": found["boxes"][kept] / np.tile(self._layout.scale(placed.original)[::-1], 2),
+            "boxes": found["boxes"][kept] / np.tile(placed.scale[::-1], 2),
             "scores": found["scores"][kept],
             "labels": found["labels"][kept].astype(np.int64),
         }
         return result | ({"masks": found["masks"][kept]} if "masks" in found else {})
 
-    def _placed(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    def _on_canvas(self, pixels: np.ndarray, layout: Layout, size: tuple[int, int]) -> np.ndarray:
         """The image on its canvas: normalised, resized and padded by zeros as torchvision's; or resized first."""
         how = self.preprocessing
-        layout = self._layout if pixels.shape[1] >= pixels.shape[0] else self._layout.turned
-        height, width = self.resized(pixels.shape[0], pixels.shape[1])
         if layout.rounded:
-            pixels = np.rint(resize_bilinear(pixels, (height, width)))
+            pixels = np.rint(resize_bilinear(pixels, size))
         mean, std = np.asarray(how.mean, np.float32), np.asarray(how.std, np.float32)
         normalised = (pixels.astype(np.float32) / 255 - mean) / std
         canvas = np.zeros((*layout.canvas, 3), np.float32)
-        canvas[:height, :width] = normalised if layout.rounded else resize_bilinear(normalised, (height, width))
-        return canvas.astype(jnp.dtype(self.model.dtype)), (height, width)
+        canvas[: size[0], : size[1]] = normalised if layout.rounded else resize_bilinear(normalised, size)
+        return canvas.astype(jnp.dtype(self.model.dtype))
 
 
 def as_pixels(image: Picture) -> np.ndarray:

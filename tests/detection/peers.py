@@ -44,13 +44,13 @@ def detector(kind, num_classes=7, eca=False, seed=0, **options):
     levels = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)} if kind == "retinanet" else {}
     backbone = _resnet_fpn_extractor(body, 5, **levels)
     model = KINDS[kind](backbone, num_classes, **{"min_size": 64, "max_size": 128} | options)
-    randomize(model)
+    randomize(model, seed + 1)
     return model.eval()
 
 
-def randomize(model):
+def randomize(model, seed=1):
     """Weights by their fan-in, so that scores and boxes are spread, and statistics that are not those of a start."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.state_dict().items():
             noise = torch.randn(value.shape, generator=generator) if value.is_floating_point() else None

@@ -24,6 +24,25 @@ def test_pasted_masks_are_torchvisions():
         np.testing.assert_allclose(paste(mask, box, (48, 64)), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("rules", ["torchvision", "mmdet1"])
+@pytest.mark.parametrize("size", [(70, 100), (130, 90), (64, 64), (300, 40), (40, 300)])
+def test_the_canvas_of_either_orientation_is_undone(size, rules):
+    """A box over the whole image on its canvas is one over the whole image."""
+    from eca_jax.inference.detector import Detector
+    from eca_jax.models import Preprocessing, create_model
+
+    model = create_model("retinanet_resnet50_fpn", rules=rules)
+    detector = Detector(model, {}, Preprocessing(image_size=96, crop_pct=1.0))
+    placed = detector.place(np.zeros((*size, 3), np.uint8))
+    assert placed.canvas.shape == ((96, 160, 3) if size[1] >= size[0] else (160, 96, 3))
+    height, width = placed.size
+    assert (height, width) == detector.resized(*size) and (min(placed.size) == 96 or max(placed.size) == 160)
+    found = {"boxes": np.array([[0, 0, width, height]], np.float32), "scores": np.ones(1), "labels": np.ones(1)}
+    (box,) = detector.select(found | {"valid": np.ones(1, bool)}, placed, 0.5)["boxes"]
+    # mmdetection's factor is one for both axes, and not what the rounded sizes make of it.
+    np.testing.assert_allclose(box, [0, 0, size[1], size[0]], atol=1e-4 if rules == "torchvision" else 1.0)
+
+
 def test_what_is_no_image_or_no_detector_is_one_line(tmp_path, capsys):
     from eca_jax.inference.detector import as_pixels
 
