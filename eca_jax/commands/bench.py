@@ -21,6 +21,7 @@ def add_parsers(subparsers: Any) -> None:
     _add_attention(subjects)
     _add_conv(subjects)
     _add_predict(subjects)
+    _add_detect(subjects)
     _add_data(subjects)
     _add_endurance(subjects)
     _add_recipe(subjects)
@@ -84,6 +85,14 @@ def _add_predict(subjects: Any) -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+
+
+def _add_detect(subjects: Any) -> None:
+    parser = _subject(subjects, "detect", "a detector on one image at a time, beside torchvision's network", _detect)
+    parser.add_argument("--model", default="faster_rcnn_resnet50_fpn")
+    parser.add_argument("--image_size", type=int, default=800, help="of the short side (800)")
+    parser.add_argument("--peer", choices=("torch",), help="torchvision's modules with the same shapes")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, taking turns")
 
 
 def _add_data(subjects: Any) -> None:
@@ -212,6 +221,12 @@ def _predict(options: argparse.Namespace) -> bench_report.Report:
     from eca_jax.bench import predict
 
     return predict.run(options.model, options.images, options.batch_size, options.dtype)
+
+
+def _detect(options: argparse.Namespace) -> bench_report.Report:
+    from eca_jax.bench import detect
+
+    return detect.run(options.model, options.image_size, options.peer == "torch", options.rounds)
 
 
 def _data(options: argparse.Namespace) -> bench_report.Report:

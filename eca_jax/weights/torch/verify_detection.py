@@ -25,8 +25,8 @@ from eca_jax.weights.torch.writer import import_torch
 CROPS = 4
 
 
-def original(model: Detector) -> Any:
-    """torchvision's detector of the same kind, randomly initialised.
+def original(model: Detector, **sizes: int) -> Any:
+    """torchvision's detector of the same kind, randomly initialised; `sizes` are its `min_size` and `max_size`.
 
     Raises:
       ImportError: PyTorch or torchvision is not installed.
@@ -49,7 +49,7 @@ def original(model: Detector) -> Any:
         **({"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)} if retina else {}),
     )
     kind = "RetinaNet" if retina else "MaskRCNN" if isinstance(model, MaskRCNN) else "FasterRCNN"
-    return getattr(detection, kind)(backbone, model.num_classes)
+    return getattr(detection, kind)(backbone, model.num_classes, **sizes)
 
 
 def compare(model: Detector, variables: Mapping[str, Any], module: Any, images: np.ndarray) -> list[Difference]:
