@@ -5,6 +5,7 @@ from typing import Any
 
 from eca_jax.commands.options import add_classes, add_dtype, add_weights, read
 from eca_jax.inference.export import INPUTS, PLATFORMS, export, export_saved_model
+from eca_jax.models.detection.detector import Detector
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -29,5 +30,8 @@ def run(args: argparse.Namespace) -> int:
     write = export_saved_model if args.saved_model else export
     write(args.out, weights, input=args.input, platforms=args.platforms.split(","))
     size = weights.card.preprocessing.image_size
-    print(f"{args.out}: {weights.card.model}, {args.input} images [N, S, S, 3] of {size} pixels")
+    what = f"[N, S, S, 3] of {size} pixels"
+    if isinstance(weights.model, Detector):
+        what = f"of a short side of {size} pixels, and their sizes"
+    print(f"{args.out}: {weights.card.model}, {args.input} images {what}")
     return 0

@@ -13,7 +13,7 @@ from PIL import Image
 from eca_jax import kernels
 from eca_jax.data.decode import to_rgb
 from eca_jax.data.objects import Layout, resize_bilinear
-from eca_jax.models.detection.canvas import MULTIPLE
+from eca_jax.models.detection.canvas import canvas_of, long_side
 from eca_jax.models.detection.detector import Detector as Network
 from eca_jax.models.detection.paste import paste
 from eca_jax.models.inputs import Preprocessing
@@ -52,9 +52,8 @@ class Detector:
         self.preprocessing = preprocessing
         self.class_names = None if class_names is None else list(class_names)
         self.variables = jax.device_put(dict(variables))
-        short, long = preprocessing.image_size, preprocessing.image_size * 5 // 3
-        sides = [-(-side // MULTIPLE) * MULTIPLE for side in (short, long)]
-        self._layout = Layout((sides[0], sides[1]), short, long, rounded=model.preset.rounded)
+        short = preprocessing.image_size
+        self._layout = Layout(canvas_of(short), short, long_side(short), rounded=model.preset.rounded)
         self._detect = kernels.jit(lambda variables, images, sizes: model.apply(variables, images, sizes))
 
     @classmethod

@@ -17,8 +17,10 @@ from jax.extend.mlir.dialects import stablehlo
 
 from eca_jax.data.runtime import tensorflow
 from eca_jax.files import replacing
-from eca_jax.inference.exported import checksum
+from eca_jax.inference.exported import PROGRAMS, checksum
 from eca_jax.kernels import by_platform
+from eca_jax.models.detection.canvas import canvas_of
+from eca_jax.models.detection.detector import Detector
 from eca_jax.models.inputs import normalize
 from eca_jax.version import __version__
 from eca_jax.weights.load import Weights
@@ -30,7 +32,7 @@ INPUTS = ("uint8", "float32")
 def export(
     path: str | os.PathLike, weights: Weights, *, input: str = "uint8", platforms: Sequence[str] = PLATFORMS
 ) -> None:
-    """Writes a file that `eca_jax.load_exported` reads; see there for what is in it.
+    """Writes a file that `eca_jax.load_exported` reads, and of a detector `load_exported_detector`; see there.
 
     The batch size stays open. Any machine can export for all platforms.
 
@@ -49,8 +51,14 @@ def export(
     if os.path.splitext(path)[1].lower() not in ("", ".npz"):
         raise ValueError(f"{path}: the exported model is a NumPy archive, .npz")
 
+    programs = [_exported(weights, input, platforms)]
+    if isinstance(weights.model, Detector):
+        programs.append(_exported(weights, input, platforms, upright=True))
     content: dict[str, Any] = _arrays(weights) | {
-        "program": np.frombuffer(_exported(weights, input, platforms).serialize(), np.uint8),
+        **{
+            name: np.frombuffer(program.serialize(), np.uint8)
+            for name, program in zip(PROGRAMS, programs, strict=False)
+        },
         "metadata": np.array(json.dumps(_metadata(weights, input, platforms))),
     }
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -66,8 +74,10 @@ def export_saved_model(
     `export` as one operation, XlaCallModule, as JAX's `jax2tf` would have it.
 
     Raises:
-      ValueError: unknown input or platform, or there is something at `path`.
+      ValueError: unknown input or platform, a detector, or there is something at `path`.
     """
+    if isinstance(weights.model, Detector):
+        raise ValueError(f"{weights.card.model} is a detector: a SavedModel is of classifiers, a file for JAX of both")
     _check(input, platforms)
     path = Path(path)
     if path.exists():
@@ -110,11 +120,14 @@ def _for_older_readers(module: bytes) -> bytes:
         return stablehlo.serialize_portable_artifact(stablehlo.deserialize_portable_artifact(context, module), "1.9.0")
 
 
-def _exported(weights: Weights, input: str, platforms: Sequence[str]) -> jax.export.Exported:
-    """Takes ({name: weight}, images [batch, S, S, 3]); the batch size stays open."""
-    size = weights.card.preprocessing.image_size
-    images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), size, size, 3), jnp.dtype(input))
-    return jax.export.export(jax.jit(_program(weights, input)), platforms=platforms)(_arrays(weights), images)
+def _exported(weights: Weights, input: str, platforms: Sequence[str], upright: bool = False) -> jax.export.Exported:
+    """Takes ({name: weight}, images [batch, H, W, 3]), of a detector sizes int32 [batch, 2] too; any batch size."""
+    (batch,), (height, width) = jax.export.symbolic_shape("batch"), _shape(weights)
+    shape = (batch, width, height, 3) if upright else (batch, height, width, 3)
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.dtype(input))]
+    if isinstance(weights.model, Detector):
+        inputs.append(jax.ShapeDtypeStruct((batch, 2), jnp.int32))
+    return jax.export.export(jax.jit(_program(weights, input)), platforms=platforms)(_arrays(weights), *inputs)
 
 
 def _check(input: str, platforms: Sequence[str]) -> None:
@@ -125,6 +138,12 @@ def _check(input: str, platforms: Sequence[str]) -> None:
         raise ValueError(f"platforms are some of {', '.join(PLATFORMS)}, not {', '.join(sorted(unknown)) or 'none'}")
 
 
+def _shape(weights: Weights) -> tuple[int, int]:
+    """Height and width of the program's images; of a detector's the canvas of broad ones."""
+    size = weights.card.preprocessing.image_size
+    return canvas_of(size) if isinstance(weights.model, Detector) else (size, size)
+
+
 def _arrays(weights: Weights) -> dict[str, np.ndarray]:
     """By name: {"params/conv1/kernel": ..., ...}."""
     return {name: np.asarray(leaf) for name, leaf in flatten_dict(weights.variables, sep="/").items()}
@@ -133,6 +152,7 @@ def _arrays(weights: Weights) -> dict[str, np.ndarray]:
 def _metadata(weights: Weights, input: str, platforms: Sequence[str]) -> dict[str, Any]:
     return {
         "model": weights.card.model,
+        **({"task": "detection", "canvas": list(_shape(weights))} if isinstance(weights.model, Detector) else {}),
         "input": input,
         "dtype": jnp.dtype(weights.model.dtype).name,
         "num_classes": weights.model.num_classes,
@@ -148,14 +168,14 @@ def _metadata(weights: Weights, input: str, platforms: Sequence[str]) -> dict[st
     }
 
 
-def _program(weights: Weights, input: str) -> Callable[..., jax.Array]:
-    """(weights by name, images) -> logits, in each platform's own forms."""
+def _program(weights: Weights, input: str) -> Callable[..., Any]:
+    """(weights by name, images) -> logits, or (weights, images, sizes) -> detections; in each platform's own forms."""
     model, how = weights.model, weights.card.preprocessing
 
-    def logits(variables: dict[str, Any], images: jax.Array) -> Any:
+    def logits(variables: dict[str, Any], images: jax.Array, *sizes: jax.Array) -> Any:
         if input == "uint8":
             images = normalize(images, how.mean, how.std, model.dtype)
-        return model.apply(variables, images)
+        return model.apply(variables, images, *sizes)
 
     def one_at_a_time(variables: dict[str, Any], images: jax.Array) -> jax.Array:
         # The forms that are fast on a CPU depend on the batch size, so each image is a batch of its own.
@@ -164,4 +184,12 @@ def _program(weights: Weights, input: str) -> Callable[..., jax.Array]:
     def program(weights: dict[str, jax.Array], images: jax.Array) -> jax.Array:
         return by_platform(unflatten_dict(weights, sep="/"), images, cpu=one_at_a_time, default=logits)
 
-    return program
+    def detections(weights: dict[str, jax.Array], images: jax.Array, sizes: jax.Array) -> Any:
+        # One at a time everywhere: a detector's heads split into chunks whose number the batch would have to tell.
+        def one(row: tuple[jax.Array, jax.Array]) -> Any:
+            found = logits(unflatten_dict(weights, sep="/"), row[0][None], row[1][None])
+            return {name: values[0] for name, values in found.items() if name != "dropped"}
+
+        return jax.lax.map(one, (images, sizes))
+
+    return detections if isinstance(model, Detector) else program

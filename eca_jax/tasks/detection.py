@@ -15,10 +15,11 @@ from eca_jax.data.batch import IMAGE, MASK
 from eca_jax.data.objects import BOXES, LABELS, MASKS, NUMBER, SCALE, SIZE, VALID, Layout
 from eca_jax.data.sources.checked import ObjectSource
 from eca_jax.data.sources.coco import CocoSource
+from eca_jax.data.sources.coco_records import TfdsCocoSource
 from eca_jax.data.sources.shapes import ShapesSource
 from eca_jax.data.sources.yolo import YoloSource
-from eca_jax.models import Preprocessing, create_model, preprocessing
-from eca_jax.models.detection.canvas import MULTIPLE
+from eca_jax.models import create_model, preprocessing
+from eca_jax.models.detection.canvas import MULTIPLE, canvas_of, long_side
 from eca_jax.models.detection.detector import Detector
 from eca_jax.models.detection.rcnn import MaskRCNN
 from eca_jax.models.detection.rules import rules
@@ -31,7 +32,7 @@ from eca_jax.weights.card import Card
 from eca_jax.weights.load import Weights
 
 # So that COCO need not be here for a plan: training images with objects.
-NOMINAL_EXAMPLES = {"coco": 117_266}
+NOMINAL_EXAMPLES = {"coco": 117_266, "coco/2017": 117_266}
 MASK_CROP = 112
 
 
@@ -88,7 +89,7 @@ class Detection:
             layout=Layout(
                 tuple(shape["canvas"]),
                 short,
-                long_side(how),
+                long_side(short),
                 shape["objects"],
                 MASK_CROP if isinstance(model, MaskRCNN) else 0,
                 model.preset.rounded,
@@ -109,16 +110,13 @@ class Detection:
         model, how = weights.model, weights.card.preprocessing
         if not isinstance(model, Detector):
             raise ValueError(f"{weights.card.model} is no detector")
-        sides = [-(-side // MULTIPLE) * MULTIPLE for side in (how.image_size, long_side(how))]
-        canvas = (sides[0], sides[1])
+        short = how.image_size
         return cls(
             model=model,
             description=weights.card,
             batch_size=batch_size,
-            open_source=functools.partial(
-                open_source, dataset, data_dir, model, (how.image_size, how.image_size), ("validation",)
-            ),
-            layout=Layout(canvas, how.image_size, long_side(how), rounded=model.preset.rounded),
+            open_source=functools.partial(open_source, dataset, data_dir, model, (short, short), ("validation",)),
+            layout=Layout(canvas_of(short), short, long_side(short), rounded=model.preset.rounded),
         )
 
     @property
@@ -224,11 +222,6 @@ class Detection:
         return normalize(batch[IMAGE], how.mean, how.std, self.model.dtype)
 
 
-def long_side(how: Preprocessing) -> int:
-    """Pixels that the long side is resized to at most: 1333 for a short side of 800."""
-    return how.image_size * 5 // 3
-
-
 def open_source(
     dataset: str,
     data_dir: str,
@@ -236,19 +229,22 @@ def open_source(
     canvas: tuple[int, int],
     splits: Sequence[str] = ("train", "validation"),
 ) -> ObjectSource:
-    """The data set of a recipe: "coco" or "yolo", a folder in that layout, or "shapes", drawn to fill the canvas.
+    """The data set of a recipe: "coco" or "yolo", a folder in that layout, TFDS's "coco/2017", or drawn "shapes".
 
-    `splits` are those that have to be there.
+    `splits` are those that have to be there; shapes fill the canvas.
 
     Raises ValueError for another name, and as `CocoSource` does.
     """
     if dataset == "shapes":
         return ShapesSource((canvas[0], canvas[1]))
+    by_order = rules(model.rules).name == "mmdet1"
+    if dataset == TfdsCocoSource.name:
+        return TfdsCocoSource(data_dir, by_order=by_order, splits=splits)
     if dataset not in ("coco", "yolo"):
-        raise ValueError(f"unknown dataset {dataset!r} of objects: choose coco, yolo or shapes")
+        raise ValueError(f"unknown dataset {dataset!r} of objects: choose coco, coco/2017, yolo or shapes")
     if not data_dir:
         holds = {"coco": "annotations/instances_train2017.json", "yolo": "images/train, labels/train and classes.txt"}
         raise ValueError(f"dataset {dataset!r} needs data_dir: a folder with {holds[dataset]}")
     if dataset == "yolo":
         return YoloSource(data_dir, splits=splits)
-    return CocoSource(data_dir, by_order=rules(model.rules).name == "mmdet1", splits=splits)
+    return CocoSource(data_dir, by_order=by_order, splits=splits)

@@ -67,11 +67,18 @@ class Thing(NamedTuple):
     crowd: bool
 
 
+class Encoded(Protocol):
+    """Where an image's file is: a path, or what has its own. `str` of it names it in messages."""
+
+    def read_bytes(self) -> bytes:
+        """Raises FileNotFoundError or OSError."""
+
+
 class CheckedImage(NamedTuple):
     """An image with its objects; `number` is its id, `size` is height and width."""
 
     number: int
-    path: Path
+    path: Encoded
     size: tuple[int, int]
     objects: list[Thing]
 
@@ -148,7 +155,7 @@ def _example(image: CheckedImage) -> Example:
     )
 
 
-def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_image(path: Encoded, size: tuple[int, int]) -> np.ndarray:
     """The image, uint8 [h, w, 3].
 
     Raises:

@@ -3,11 +3,11 @@
 import collections
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eca_jax.data.sources.checked import CheckedImage, CheckedSource, Thing, clamped, finite
+from eca_jax.data.sources.checked import CheckedImage, CheckedSource, Encoded, Thing, clamped, finite
 
 # Where COCO 2017 keeps its splits; a data set of one's own has the same two files and folders.
 SPLITS = {"train": ("instances_train2017.json", "train2017"), "validation": ("instances_val2017.json", "val2017")}
@@ -60,10 +60,14 @@ class CocoSource(CheckedSource):
         labels = {category: label for label, category in enumerate(category_ids) if category in names}
         skipped: collections.Counter[str] = collections.Counter()
         images = {
-            split: _checked(content, labels, self.root / SPLITS[split][1], skipped)
-            for split, content in contents.items()
+            split: _checked(content, labels, self._images_of(split), skipped) for split, content in contents.items()
         }
         super().__init__(images, names, category_ids, skipped, self.root)
+
+    def _images_of(self, split: str) -> Callable[[Any], Encoded | None]:
+        """Where the image of an entry of the JSON is; None where there is none."""
+        folder = self.root / SPLITS[split][1]
+        return lambda image: folder / image["file_name"]
 
     def _load(self, file: str) -> Content:
         path = self.root / "annotations" / file
@@ -83,22 +87,25 @@ class CocoSource(CheckedSource):
 
 
 def _checked(
-    content: Content, labels: Mapping[int, int], folder: Path, skipped: collections.Counter[str]
+    content: Content,
+    labels: Mapping[int, int],
+    where: Callable[[Any], Encoded | None],
+    skipped: collections.Counter[str],
 ) -> list[CheckedImage]:
     images: dict[int, CheckedImage] = {}
     for image in content.images:
         try:
-            checked = CheckedImage(
-                number(image["id"]), folder / image["file_name"], (number(image["height"]), number(image["width"])), []
-            )
+            own, size, path = number(image["id"]), (number(image["height"]), number(image["width"])), where(image)
         except (KeyError, TypeError, ValueError):
-            checked = None
-        if checked is None or min(checked.size) < 1:
+            size = (0, 0)
+        if min(size) < 1:
             skipped["images without a name or a size"] += 1
-        elif checked.number in images:
+        elif own in images:
             skipped["images with an id that is there twice"] += 1
+        elif path is None:
+            skipped["images that are not there"] += 1
         else:
-            images[checked.number] = checked
+            images[own] = CheckedImage(own, path, size, [])
     seen: set[Any] = set()
     for annotation in content.annotations:
         reason = _take(annotation, images, labels, seen)

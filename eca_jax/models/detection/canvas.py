@@ -23,6 +23,17 @@ from eca_jax.layers.norm import BatchNorm
 MULTIPLE = 32
 
 
+def long_side(short: int) -> int:
+    """Pixels that the long side of an image is resized to at most: 1333 for a short side of 800."""
+    return short * 5 // 3
+
+
+def canvas_of(short: int) -> tuple[int, int]:
+    """Height and width of the canvas that holds every broad image of that short side: 800 and 1344 for 800."""
+    height, width = (-(-side // MULTIPLE) * MULTIPLE for side in (short, long_side(short)))
+    return height, width
+
+
 @dataclasses.dataclass(frozen=True)
 class Canvas:
     """The areas of an array that belong to its images.

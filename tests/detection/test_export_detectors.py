@@ -1,0 +1,90 @@
+"""A detector as one file gives what the model gives."""
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+import eca_jax
+from eca_jax.commands.main import main
+from eca_jax.inference.detector import Detector
+from eca_jax.inference.export import export, export_saved_model
+from eca_jax.inference.exported import load_exported_detector
+from eca_jax.models import Preprocessing
+from eca_jax.weights.card import Card
+from eca_jax.weights.load import Weights
+
+NAME = "mask_rcnn_eca_resnet50_fpn"
+OPTIONS = {
+    "backbone": "eca_resnet18",
+    "backbone_options": {"stage_sizes": (1, 1, 1, 1)},
+    "kernel_sizes": "adaptive",
+    "width": 16,
+    "num_classes": 4,
+    "rules": "torchvision",
+    "rule_options": {"rpn_before": 30, "rpn_after": 20, "detections": 6, "score": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """Weights by their fan-in, so that scores and boxes are spread."""
+    model = eca_jax.create_model(NAME, **OPTIONS)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32)))
+    rng = np.random.default_rng(0)
+    flat = {}
+    for path, shape in flatten_dict(shapes).items():
+        noise = rng.normal(size=shape.shape).astype(np.float32)
+        if len(shape.shape) > 1:
+            quiet = 0.03 if path[-2] in ("bbox_pred", "cls_logits", "cls_score") else 1
+            noise *= quiet * 1.4 / np.sqrt(np.prod(shape.shape[:-1]))
+        if path[-1] == "bias":
+            noise *= 0.1  # or every box would be moved off its image
+        flat[path] = np.abs(noise) + 0.5 if path[-1] in ("var", "scale") else noise
+    how = Preprocessing(image_size=64, crop_pct=1.0)
+    return Weights(Card(NAME, OPTIONS, how, task="detection", best="box_ap"), model, unflatten_dict(flat))
+
+
+# A detector's boxes and masks within these: of the same numbers, and of pixels, which the program normalises by one
+# multiply-add and the detector as torchvision does, roundings that a random network magnifies.
+TOLERANCES = {"float32": (2e-4, 2e-4), "uint8": (1e-2, 5e-3)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, sizes", [("float32", [[64, 100], [64, 90]]), ("uint8", [[106, 64]])])
+def test_an_exported_detector_detects_what_the_model_detects(kind, sizes, weights, tmp_path):
+    export(tmp_path / "d.npz", weights, input=kind, platforms=("cpu",))
+    with pytest.raises(ValueError, match="load_exported_detector reads it"):
+        eca_jax.load_exported(tmp_path / "d.npz")
+    exported = load_exported_detector(tmp_path / "d.npz")
+    assert exported.metadata["canvas"] == [64, 128]
+    detector = Detector.of(weights)
+    pictures = [np.random.default_rng(1).integers(0, 255, (*size, 3), np.uint8) for size in sizes]
+    placed = [detector.place(picture) for picture in pictures]
+    assert [list(place.size) for place in placed] == sizes  # the detector resizes nothing
+    images = np.stack([place.canvas for place in placed])
+    if kind == "uint8":
+        images = np.zeros(images.shape, np.uint8)
+        for image, picture in zip(images, pictures, strict=True):
+            image[: picture.shape[0], : picture.shape[1]] = picture
+    found = exported(images, sizes)
+    assert found["valid"].sum() >= 4 * len(sizes) and found["masks"].shape == (len(sizes), 6, 28, 28)
+    pixels, probability = TOLERANCES[kind]
+    for i, place in enumerate(placed):
+        expected = detector.run(place)
+        np.testing.assert_array_equal(found["labels"][i], expected["labels"])
+        np.testing.assert_array_equal(found["valid"][i], expected["valid"])
+        np.testing.assert_allclose(found["boxes"][i], expected["boxes"], atol=pixels)
+        np.testing.assert_allclose(found["scores"][i], expected["scores"], atol=1e-4)
+        np.testing.assert_allclose(found["masks"][i], expected["masks"], atol=probability)
+    with pytest.raises(ValueError, match="sizes must be"):
+        exported(images, np.array(sizes) + 64)
+    with pytest.raises(ValueError, match=rf"images must be {kind} \[N, 64, 128, 3\] or"):
+        exported(images[:, :32], sizes)
+
+
+def test_a_saved_model_of_a_detector_is_refused_in_a_line(weights, tmp_path, capsys):
+    with pytest.raises(ValueError, match="is a detector"):
+        export_saved_model(tmp_path / "saved", weights)
+    assert main(["export", "--weights", str(tmp_path / "none"), str(tmp_path / "out.npz")]) == 2
+    assert "there is no file or directory" in capsys.readouterr().err
