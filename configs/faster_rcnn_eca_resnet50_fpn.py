@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_classes = 81
     config.dataset = "coco"
     config.dtype = "bfloat16"
+    config.detection.canvas = (800, 1344)  # upright images lie on one of 1344 by 800
     config.bn_group_size = 0
     config.batch_size = 8
     config.num_epochs = 12

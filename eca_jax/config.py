@@ -86,7 +86,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     # Of task "detection", whose data are "coco" or "yolo" (a folder in that layout) or "shapes" (drawn): images are
     # resized to a short side of image_size, the long one at most 5/3 of it, on arrays of `canvas` (height, width)
-    # pixels, with at most `objects` objects.
+    # pixels, with at most `objects` objects. A canvas that is no square is turned for images of the other orientation.
     config.detection = ml_collections.ConfigDict({"canvas": (1024, 1024), "objects": 100})
 
     # The optimization. The learning rate goes with the batch size: scale it when you change that.

@@ -1,10 +1,11 @@
 """Batches of images with objects: resized onto a canvas, mirrored, with padded boxes, labels and masks.
 
-Pure NumPy and Pillow. The order is a pure function of (seed, epoch), mirroring of (seed, epoch, example).
+Pure NumPy and Pillow. The order is a pure function of (seed, epoch), mirroring of (seed, epoch, example). On a canvas
+that is no square the images of a batch have one orientation, and those of the canvas's other one lie on it turned.
 """
 
 import dataclasses
-import functools
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -52,6 +53,11 @@ class Layout:
         """The same with height and width of the canvas exchanged."""
         return dataclasses.replace(self, canvas=self.canvas[::-1])
 
+    def turns(self, original: tuple[int, int]) -> bool:
+        """Whether an image of that height and width wants the canvas `turned`."""
+        height, width = original
+        return (self.canvas[0] - self.canvas[1]) * (height - width) < 0
+
     def size(self, original: tuple[int, int]) -> tuple[int, int]:
         """Height and width on the canvas of an image of that height and width."""
         height, width = resized_size(original, self.short, self.long, self.rounded)
@@ -65,6 +71,10 @@ class Layout:
         if self.rounded and whole:
             return np.full(2, min(self.short / min(original), self.long / max(original)), np.float32)
         return np.array([size[0] / original[0], size[1] / original[1]], np.float32)
+
+
+# The rows of a batch, and how they lie.
+Rows = tuple[list[Row], Layout]
 
 
 def resized_size(original: tuple[int, int], short: int, long: int, rounded: bool = False) -> tuple[int, int]:
@@ -89,6 +99,30 @@ def resize_bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return image
 
 
+def oriented_rows(turned: np.ndarray, batch_size: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Example numbers [steps, batch_size] of one epoch and which batches lie on the turned canvas, bool [steps].
+
+    In as many steps as without orientations: what the full batches of both leave over makes a last one, on the canvas
+    that most of its images want. The batches come in an order of their own.
+
+    Args:
+      turned: bool [examples], which want the turned canvas.
+    """
+    steps = steps_per_epoch(len(turned), batch_size)
+    if not turned.any():
+        return permuted_rows(len(turned), batch_size, seed, epoch), np.zeros(steps, bool)
+    order = epoch_rng(seed, epoch).permutation(len(turned))
+    full, left = [], []
+    for orientation in (False, True):
+        own = order[turned[order] == orientation]
+        count = len(own) // batch_size * batch_size
+        full.append(own[:count])
+        left.append(own[count:])
+    rows = np.concatenate([*full, *left])[: steps * batch_size].reshape(steps, batch_size)
+    rows = rows[epoch_rng(seed, epoch, 2).permutation(steps)]
+    return rows, turned[rows].mean(axis=1) > 0.5
+
+
 def train_batches(
     source: ObjectSource,
     layout: Layout,
@@ -100,27 +134,29 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches: this process's rows of every global batch, from `start_step` on.
+    """Endless batches: this process's rows of every global batch, from `start_step` on; see `oriented_rows`.
 
     Every process count and start gives the same rows. An image that cannot be read is a row that does not count, and
     is named by a warning once. Raises ValueError where the split has fewer examples than the batch.
     """
     examples = source.examples("train")
     steps = steps_per_epoch(len(examples), batch_size)
+    turned = np.array([layout.turns(example.size) for example in examples])
     rows = batch_size // process_count
 
-    def plan() -> Iterator[list[Row]]:
-        step = start_step
-        while True:
-            epoch, place = divmod(step, steps)
-            order = permuted_rows(len(examples), batch_size, seed, epoch)[place]
-            own = order[process_index * rows : (process_index + 1) * rows]
-            yield [(examples[i], int(i), flip and epoch_rng(seed, epoch, 1, int(i)).random() < 0.5) for i in own]
-            step += 1
+    def plan() -> Iterator[Rows]:
+        for epoch in itertools.count(start_step // steps):
+            first = max(start_step - epoch * steps, 0)
+            numbers, upright = (part[first:] for part in oriented_rows(turned, batch_size, seed, epoch))
+            for row, turn in zip(numbers, upright, strict=True):
+                own = row[process_index * rows : (process_index + 1) * rows]
+                mirrored = [flip and epoch_rng(seed, epoch, 1, int(i)).random() < 0.5 for i in own]
+                triples = [(examples[i], int(i), mirror) for i, mirror in zip(own, mirrored, strict=True)]
+                yield triples, layout.turned if turn else layout
 
     named: set[int] = set()
 
-    def make(row: Row) -> dict[str, Any]:
+    def make(row: Row, layout: Layout) -> dict[str, Any]:
         try:
             return make_row(*row, layout)
         except (OSError, ValueError) as error:
@@ -149,33 +185,23 @@ def eval_batches(
     """
     examples = source.examples(split)
     rows = batch_size // process_count
-    broad = layout.canvas[1] > layout.canvas[0]
-    square = layout.canvas[0] == layout.canvas[1]
-    turned = [not square and e.size[0] != e.size[1] and broad != (e.size[1] > e.size[0]) for e in examples]
 
-    def plan(numbers: Sequence[int]) -> Iterator[list[Row]]:
-        for first in range(0, len(numbers), batch_size):
-            own = range(first + process_index * rows, first + (process_index + 1) * rows)
-            places = [numbers[i] if i < len(numbers) else None for i in own]
-            yield [(None, 0, False) if i is None else (examples[i], i, False) for i in places]
+    def plan() -> Iterator[Rows]:
+        for turn in (False, True):
+            numbers = [i for i, example in enumerate(examples) if layout.turns(example.size) == turn]
+            for first in range(0, len(numbers), batch_size):
+                own = range(first + process_index * rows, first + (process_index + 1) * rows)
+                places = [numbers[i] if i < len(numbers) else None for i in own]
+                triples: list[Row] = [(None, 0, False) if i is None else (examples[i], i, False) for i in places]
+                yield triples, layout.turned if turn else layout
 
-    for orientation in (False, True):
-        numbers = [i for i, turn in enumerate(turned) if turn == orientation]
-        own_layout = layout.turned if orientation else layout
-        yield from _batches(plan(numbers), functools.partial(_make, layout=own_layout))
+    return _batches(plan(), lambda row, layout: make_row(*row, layout))
 
 
-def _make(row: Row, layout: Layout) -> dict[str, Any]:
-    return make_row(*row, layout)
-
-
-def _batches(
-    plan: Iterable[list[Row]],
-    make: Callable[[Row], dict[str, Any]],
-) -> Iterator[dict[str, np.ndarray]]:
+def _batches(plan: Iterable[Rows], make: Callable[[Row, Layout], dict[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
     with Workers(usable_cpus()) as pool:
-        for rows in plan:
-            made = list(pool.map(make, rows))
+        for rows, layout in plan:
+            made = list(pool.map(make, rows, itertools.repeat(layout)))
             yield {key: np.stack([row[key] for row in made]) for key in made[0]}
 
 

@@ -351,10 +351,26 @@ def _check(config: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} must be at least 1, not {config[key]}")
 
 
-def _compile(program: Program, progress: Progress) -> Any:
-    """The train step, compiled before any data is read, so that what does not fit fails at once."""
+def _compile(program: Program, progress: Progress) -> Callable[[TrainState, Any], Any]:
+    """The train step, compiled before any data is read, so that what does not fit fails at once.
+
+    It is compiled once more for every other shape that a batch has.
+    """
+    compiled: dict[Any, Any] = {}
+
+    def of(batch: Any) -> Any:
+        shapes = tuple((key, batch[key].shape) for key in sorted(batch))
+        if shapes not in compiled:
+            compiled[shapes] = _compiled(program, batch, progress)
+        return compiled[shapes]
+
+    of(program.batch)
+    return lambda state, batch: of(batch)(state, batch)
+
+
+def _compiled(program: Program, batch: Any, progress: Progress) -> Any:
     started = time.monotonic()
-    compiled = program.train_step.lower(program.state, program.batch).compile()
+    compiled = program.train_step.lower(program.state, batch).compile()
     memory: Any = compiled.memory_analysis()
     costs: Any = compiled.cost_analysis()
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes

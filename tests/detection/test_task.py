@@ -52,6 +52,28 @@ def test_processes_share_the_rows_of_a_batch_and_a_resumed_run_goes_on(shapes):
         np.testing.assert_array_equal(next(batches(start=1))[key], second[key])
 
 
+def test_every_batch_of_an_epoch_has_one_orientation_but_for_the_last():
+    source = ShapesSource((40, 60), {"train": 19, "validation": 1}, both=True)
+    upright = np.arange(19) % 2 == 1
+    orders = []
+    for epoch in (0, 1):
+        rows, turned = objects.oriented_rows(upright, 4, 5, epoch)
+        assert rows.shape == (4, 4) and len(set(rows.ravel())) == 16
+        shares = upright[rows].mean(axis=1)
+        assert np.sum((shares > 0) & (shares < 1)) <= 1 and 0 < turned.sum() < 4
+        np.testing.assert_array_equal(turned, shares > 0.5)
+        orders.append(rows)
+    assert np.any(orders[0] != orders[1])
+    batches = objects.train_batches(source, LAYOUT, batch_size=4, seed=5)
+    for rows, turn in zip(*objects.oriented_rows(upright, 4, 5, 0), strict=True):
+        batch = next(batches)
+        np.testing.assert_array_equal(batch["number"], rows)
+        assert batch[IMAGE].shape == ((4, 96, 64, 3) if turn else (4, 64, 96, 3))
+        # Only an image of a mixed batch is smaller than the layout has it.
+        fits = batch["size"].min(axis=1) == 48
+        np.testing.assert_array_equal(fits, upright[rows] == turn)
+
+
 def test_a_mirrored_row_has_the_objects_where_the_pixels_are(shapes):
     example = shapes.examples("train")[0]
     plain, mirrored = (objects.make_row(example, 0, flip, LAYOUT) for flip in (False, True))

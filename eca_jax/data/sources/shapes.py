@@ -19,15 +19,19 @@ class ShapesSource:
     Attributes:
       size: height and width of an image.
       counts: images in each split.
+      both: whether every other image has height and width exchanged.
     """
 
     name = "shapes"
     class_names = ["background", "circle", "square", "triangle"]  # noqa: RUF012
     category_ids = [0, 1, 2, 3]  # noqa: RUF012
 
-    def __init__(self, size: tuple[int, int] = (96, 96), counts: dict[str, int] | None = None) -> None:
+    def __init__(
+        self, size: tuple[int, int] = (96, 96), counts: dict[str, int] | None = None, both: bool = False
+    ) -> None:
         self.size = size
         self.counts = dict(counts or COUNTS)
+        self.both = both
         self._examples: dict[str, list[Example]] = {}
 
     def examples(self, split: str) -> list[Example]:
@@ -39,11 +43,10 @@ class ShapesSource:
     def ground_truth(self, split: str) -> dict[str, Any]:
         from pycocotools import mask as coder
 
-        height, width = self.size
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for example in self.examples(split):
-            images.append({"id": example.image_id, "height": height, "width": width})
+            images.append({"id": example.image_id, "height": example.size[0], "width": example.size[1]})
             for k, (box, label) in enumerate(zip(example.boxes.tolist(), example.labels.tolist(), strict=True)):
                 mask = example.mask(k)
                 x1, y1, x2, y2 = box
@@ -62,10 +65,11 @@ class ShapesSource:
         return {"images": images, "annotations": annotations, "categories": categories}
 
     def _example(self, split: str, number: int) -> Example:
-        draw = functools.lru_cache(maxsize=1)(lambda: _drawn(self.size, [sorted(self.counts).index(split), number]))
+        size = self.size[::-1] if self.both and number % 2 else self.size
+        draw = functools.lru_cache(maxsize=1)(lambda: _drawn(size, [sorted(self.counts).index(split), number]))
         _, masks, labels = draw()
         boxes = np.array([_box(mask) for mask in masks], np.float32).reshape(-1, 4)
-        return Example(number + 1, self.size, lambda: draw()[0], boxes, labels, lambda k: draw()[1][k])
+        return Example(number + 1, size, lambda: draw()[0], boxes, labels, lambda k: draw()[1][k])
 
 
 def _drawn(size: tuple[int, int], seed: list[int]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
