@@ -186,6 +186,27 @@ def test_roi_align_is_torchvisions_also_on_a_larger_map(size, beyond, whole, mon
     np.testing.assert_allclose(ours, expected, atol=5e-5)
 
 
+@pytest.mark.slow
+def test_the_gradient_of_gathered_regions_is_that_of_whole_maps(monkeypatch):
+    """Whose derivative is JAX's own; regions share cells, lie over the border, and leave a chunk half full."""
+    rng = np.random.default_rng(9)
+    maps = [jnp.asarray(rng.normal(size=(2, 24 // 2**i, 20 // 2**i, 3)), jnp.float32) for i in range(2)]
+    grids = [jnp.array([[22, 20], [24, 17]]), jnp.array([[11, 10], [12, 9]])]
+    box = np.stack([random_boxes(rng, 7, 60, 0.5, 300) for _ in range(2)]).astype(np.float32)
+    weights = jnp.asarray(rng.normal(size=(2, 7, 7, 7, 3)), jnp.float32)
+
+    def loss(maps):
+        crops = roi_align.roi_align(maps, grids, box, strides=(4, 8), output_size=7, rules=TORCHVISION, chunk=3)
+        return jnp.sum(crops * weights)
+
+    expected = jax.jit(jax.grad(loss))(maps)
+    monkeypatch.setattr(roi_align, "WHOLE_MAPS", 0)
+    gathered = jax.jit(jax.grad(lambda maps: loss(maps)))(maps)
+    for ours, whole in zip(gathered, expected, strict=True):
+        assert jnp.abs(whole).max() > 1
+        np.testing.assert_allclose(ours, whole, atol=1e-5)
+
+
 def test_levels_are_torchvisions():
     from torchvision.ops.poolers import LevelMapper
 

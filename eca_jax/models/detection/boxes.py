@@ -28,9 +28,12 @@ def areas(boxes: jax.Array, offset: float = 0.0) -> jax.Array:
 def iou(a: jax.Array, b: jax.Array, offset: float = 0.0) -> jax.Array:
     """Intersection over union of boxes [..., N, 4] and [..., M, 4]: [..., N, M]; 0 where both are empty."""
     a, b = a[..., :, None, :], b[..., None, :, :]
-    low, high = jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])
-    side = jnp.maximum(high - low + offset, 0.0)
-    shared = side[..., 0] * side[..., 1]
+
+    def side(low: int, high: int) -> jax.Array:
+        length = jnp.minimum(a[..., high], b[..., high]) - jnp.maximum(a[..., low], b[..., low])
+        return jnp.maximum(length + offset, 0.0)
+
+    shared = side(0, 2) * side(1, 3)
     union = areas(a, offset) + areas(b, offset) - shared
     return jnp.where(union > 0, shared / jnp.where(union > 0, union, 1.0), 0.0)
 

@@ -7,7 +7,9 @@ from jax import lax
 from eca_jax.models.detection.boxes import iou
 
 
-def suppress(boxes: jax.Array, valid: jax.Array, groups: jax.Array, threshold: float, offset: float = 0.0) -> jax.Array:
+def suppress(
+    boxes: jax.Array, valid: jax.Array, groups: jax.Array | None, threshold: float, offset: float = 0.0
+) -> jax.Array:
     """Which boxes a greedy suppression keeps: bool [K].
 
     A box is kept where it is valid and no kept box before it, of its group, overlaps it by more than `threshold`.
@@ -17,11 +19,13 @@ def suppress(boxes: jax.Array, valid: jax.Array, groups: jax.Array, threshold: f
     Args:
       boxes: [K, 4], best first.
       valid: bool [K].
-      groups: int [K]; boxes of two groups do not see each other.
+      groups: int [K]; boxes of two groups do not see each other. None is one group.
     """
     count = boxes.shape[0]
     before = jnp.arange(count)[:, None] < jnp.arange(count)
-    overlaps = (iou(boxes, boxes, offset) > threshold) & before & (groups[:, None] == groups)
+    overlaps = (iou(boxes, boxes, offset) > threshold) & before
+    if groups is not None:
+        overlaps &= groups[:, None] == groups
 
     def changed(state: tuple[jax.Array, jax.Array]) -> jax.Array:
         return state[1]

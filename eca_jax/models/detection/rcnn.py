@@ -9,7 +9,7 @@ from eca_jax.models.detection.anchors import level_anchors, rpn_cells
 from eca_jax.models.detection.canvas import Canvas, valid_area
 from eca_jax.models.detection.detector import Detections, Detector, Truths
 from eca_jax.models.detection.heads import BoxHead, BoxPredictor, MaskHead, MaskPredictor, RPNHead
-from eca_jax.models.detection.nms import nms
+from eca_jax.models.detection.nms import nms, suppress
 from eca_jax.models.detection.rcnn_losses import Sampled, box_losses, mask_loss, rpn_losses, sample_proposals
 from eca_jax.models.detection.roi_align import roi_align
 
@@ -63,22 +63,27 @@ class FasterRCNN(Detector):
         if train:
             before, after = rules.rpn_before_train, rules.rpn_after_train
 
+        most = min(before, max(logit.shape[1] for logit in logits))
+
+        def of_level(logit: jax.Array, delta: jax.Array, anchor: jax.Array, inside: jax.Array) -> tuple:
+            """Scores [most] and boxes [most, 4] of a level's best anchors, -inf where there are none."""
+            best, chosen = jax.lax.top_k(jnp.where(inside, logit, -jnp.inf), min(before, len(logit)))
+            box = box_ops.decode(delta[chosen], anchor[chosen], offset=rules.offset, clamp_below=rules.clamp_below)
+            missing = most - len(best)
+            return jnp.pad(best, (0, missing), constant_values=-jnp.inf), jnp.pad(box, ((0, missing), (0, 0)))
+
         def one_image(image: tuple) -> tuple[jax.Array, jax.Array]:
             logits, deltas, anchors, size = image
-            scores, boxes, groups = [], [], []
-            for number, (logit, delta, (anchor, inside)) in enumerate(zip(logits, deltas, anchors, strict=True)):
-                best, chosen = jax.lax.top_k(jnp.where(inside, logit, -jnp.inf), min(before, len(logit)))
-                scores.append(best)
-                groups.append(jnp.full(best.shape, number))
-                boxes.append(
-                    box_ops.decode(delta[chosen], anchor[chosen], offset=rules.offset, clamp_below=rules.clamp_below)
-                )
-            score = jnp.concatenate(scores)
-            box = box_ops.clip(jnp.concatenate(boxes), size, rules.offset)
+            levels = [of_level(*level[:2], *level[2]) for level in zip(logits, deltas, anchors, strict=True)]
+            score, box = (jnp.stack(values) for values in zip(*levels, strict=True))
+            box = box_ops.clip(box, size, rules.offset)
             width, height = box_ops.sizes(box, rules.offset)
-            score = jnp.where((width >= rules.rpn_size) & (height >= rules.rpn_size), score, -jnp.inf)
-            kept, found = nms(box, score, jnp.concatenate(groups), rules.rpn_nms, after, rules.offset)
-            return jnp.where(found[:, None], box[kept], 0.0), found
+            valid = (score > -jnp.inf) & (width >= rules.rpn_size) & (height >= rules.rpn_size)
+            kept = jax.vmap(lambda box, valid: suppress(box, valid, None, rules.rpn_nms, rules.offset))(box, valid)
+            count = min(after, score.size)
+            score, best = jax.lax.top_k(jnp.where(kept, score, -jnp.inf).reshape(-1), count)
+            found = jnp.pad(score > -jnp.inf, (0, after - count))
+            return jnp.where(found[:, None], box.reshape(-1, 4)[jnp.pad(best, (0, after - count))], 0.0), found
 
         return jax.lax.stop_gradient(jax.vmap(one_image)((logits, deltas, self.anchors(canvas), canvas.sizes)))
 

@@ -7,6 +7,7 @@ one matrix for rows and one for columns: a chunk gathers the cells of its grids 
 On maps of a few hundred cells nothing is gathered: the two matrices reach over the whole map.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -18,6 +19,8 @@ from eca_jax.models.detection.boxes import areas, sizes
 from eca_jax.models.detection.rules import Rules
 
 CHUNK = 125
+# Of an image: with eight images a chip these are as many regions as `CHUNK`, on however many chips.
+SMALLEST_CHUNK = 16
 # Cells of the largest map up to which nothing is gathered.
 WHOLE_MAPS = 1024
 
@@ -41,7 +44,7 @@ def roi_align(
     output_size: int,
     rules: Rules,
     sampling: int = 2,
-    chunk: int = CHUNK,
+    chunk: int = 0,
 ) -> jax.Array:
     """Crops [N, K, output_size, output_size, C] of boxes float32 [N, K, 4] in pixels of the image.
 
@@ -50,50 +53,101 @@ def roi_align(
       grids: int32 [N, 2] a level: the rows and columns that belong to the image; nothing beyond is read.
       strides: of the levels.
       sampling: samples of a bin along each axis.
+      chunk: regions of an image that are read at once; 0 is about `CHUNK` of all images.
     """
     if max(f.shape[1] * f.shape[2] for f in features) <= WHOLE_MAPS:
         return _of_whole_maps(features, grids, boxes, strides, output_size, rules, sampling)
     images, count = boxes.shape[:2]
-    channels, dtype = features[0].shape[-1], features[0].dtype
+    channels = features[0].shape[-1]
     cells = jnp.concatenate([f.reshape(images, -1, channels) for f in features], axis=1)
-    per_image = cells.shape[1]
-    cells = cells.reshape(-1, channels)
     starts = np.cumsum([0, *(f.shape[1] * f.shape[2] for f in features[:-1])])
     level = levels(boxes, rules, len(features))
 
     def of_level(values: Sequence[int] | np.ndarray) -> jax.Array:
         return jnp.asarray(np.asarray(values))[level]
 
-    first_cell = of_level(starts) + jnp.arange(images)[:, None] * per_image
     grid = jnp.take_along_axis(jnp.stack(grids, axis=1), level[..., None], axis=1)
-    regions = (
-        boxes,
-        1 / of_level(strides).astype(jnp.float32),
-        first_cell,
-        of_level([f.shape[2] for f in features]),
-        grid,
-    )
-    flat = [value.reshape(images * count, *value.shape[2:]) for value in regions]
-    chunk = min(chunk, images * count)
-    missing = -len(flat[0]) % chunk
-    chunks = [jnp.pad(v, ((0, missing), *((0, 0),) * (v.ndim - 1)), mode="edge") for v in flat]
-    chunks = [v.reshape(-1, chunk, *v.shape[1:]) for v in chunks]
+    scale = 1 / of_level(strides).astype(jnp.float32)
+    regions = (boxes, scale, of_level(starts), of_level([f.shape[2] for f in features]), grid)
+    chunk = min(count, chunk or max(CHUNK // images, SMALLEST_CHUNK))
+    missing = -count % chunk
 
-    def one_chunk(part: Sequence[jax.Array]) -> jax.Array:
-        box, scale, first_cell, width, grid = part
-        box = jnp.concatenate([box[:, :2], box[:, 2:] + rules.offset], axis=1) * scale[:, None]
-        extents = sizes(box)
-        rows, row_weights = _axis(box[:, 1], extents[1], grid[:, 0], output_size, sampling, rules.roi_least)
-        columns, column_weights = _axis(box[:, 0], extents[0], grid[:, 1], output_size, sampling, rules.roi_least)
-        index = first_cell[:, None, None] + rows[:, :, None] * width[:, None, None] + columns[:, None, :]
-        gathered = cells[index]
-        precision = lax.Precision.HIGHEST if dtype == jnp.float32 else None
-        across = jnp.einsum("kqx,kyxc->kyqc", column_weights.astype(dtype), gathered, precision=precision)
-        return jnp.einsum("kpy,kyqc->kpqc", row_weights.astype(dtype), across, precision=precision)
+    def chunked(values: jax.Array) -> jax.Array:
+        """[N, K, ...] -> [chunks, N, chunk, ...]."""
+        padded = jnp.pad(values, ((0, 0), (0, missing), *((0, 0),) * (values.ndim - 2)), mode="edge")
+        return jnp.moveaxis(padded.reshape(images, -1, chunk, *values.shape[2:]), 1, 0)
 
-    crops = lax.map(one_chunk, chunks)
-    crops = crops.reshape(-1, output_size, output_size, channels)[: images * count]
-    return crops.reshape(images, count, output_size, output_size, channels)
+    of_image = functools.partial(_samples, output_size=output_size, sampling=sampling, rules=rules)
+    index, rows, columns = (chunked(values) for values in jax.vmap(of_image)(*regions))
+    crops = _read(cells, (index, rows, columns))
+    crops = jnp.moveaxis(crops, 0, 1).reshape(images, -1, output_size, output_size, channels)
+    return crops[:, :count]
+
+
+# Of K regions: cells int32 [K, M, M] that are read, and weights [K, output_size, M] of their rows and columns.
+Samples = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _samples(
+    box: jax.Array,
+    scale: jax.Array,
+    first_cell: jax.Array,
+    width: jax.Array,
+    grid: jax.Array,
+    *,
+    output_size: int,
+    sampling: int,
+    rules: Rules,
+) -> Samples:
+    """Of boxes [K, 4] in one image; of their levels 1 / stride, first cell and width [K], and valid grid [K, 2]."""
+    box = jnp.concatenate([box[:, :2], box[:, 2:] + rules.offset], axis=1) * scale[:, None]
+    extents = sizes(box)
+    rows, row_weights = _axis(box[:, 1], extents[1], grid[:, 0], output_size, sampling, rules.roi_least)
+    columns, column_weights = _axis(box[:, 0], extents[0], grid[:, 1], output_size, sampling, rules.roi_least)
+    index = first_cell[:, None, None] + rows[:, :, None] * width[:, None, None] + columns[:, None, :]
+    return index, row_weights, column_weights
+
+
+@jax.custom_vjp
+def _read(cells: jax.Array, samples: Samples) -> jax.Array:
+    """Crops [chunks, N, chunk, S, S, C] of cells [N, P, C]; `samples` are `Samples` of every chunk and image.
+
+    A custom derivative adds each chunk's gradient into one array in place; that of the loop would make, and add, an
+    array of all cells a chunk. Regions have none.
+    """
+    dtype = cells.dtype
+
+    def one_chunk(part: Samples) -> jax.Array:
+        index, rows, columns = part
+        gathered = jax.vmap(lambda cells, index: cells[index])(cells, index)
+        across = _einsum("nkqx,nkyxc->nkyqc", columns.astype(dtype), gathered)
+        return _einsum("nkpy,nkyqc->nkpqc", rows.astype(dtype), across)
+
+    return lax.map(one_chunk, samples)
+
+
+def _einsum(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, a, b, precision=lax.Precision.HIGHEST if b.dtype == jnp.float32 else None)
+
+
+def _read_forward(cells: jax.Array, samples: Samples) -> tuple[jax.Array, tuple]:
+    return _read(cells, samples), (samples, jnp.zeros((0, *cells.shape[:2]), cells.dtype))
+
+
+def _read_backward(saved: tuple, gradient: jax.Array) -> tuple[jax.Array, None]:
+    samples, like = saved
+
+    def one_chunk(total: jax.Array, part: tuple[Samples, jax.Array]) -> tuple[jax.Array, None]:
+        (index, rows, columns), own = part
+        down = _einsum("nkpy,nkpqc->nkyqc", rows.astype(own.dtype), own)
+        each = _einsum("nkqx,nkyqc->nkyxc", columns.astype(own.dtype), down).astype(total.dtype)
+        return jax.vmap(lambda total, index, each: total.at[index].add(each))(total, index, each), None
+
+    total = jnp.zeros((*like.shape[1:], gradient.shape[-1]), jnp.float32)
+    return lax.scan(one_chunk, total, (samples, gradient))[0].astype(like.dtype), None
+
+
+_read.defvjp(_read_forward, _read_backward)
 
 
 def _of_whole_maps(
