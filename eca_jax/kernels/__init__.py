@@ -10,13 +10,17 @@ from eca_jax.kernels.conv import Convolution, conv2d, convolutions
 from eca_jax.kernels.elementwise import add_relu
 from eca_jax.kernels.means import means
 from eca_jax.kernels.platform import by_platform
+from eca_jax.kernels.pointwise import Pointwise, pointwise
 from eca_jax.kernels.pool import max_pool
 from eca_jax.kernels.program import Program, jit
+from eca_jax.kernels.scale import batch_statistics, scale_shift
 
 __all__ = [
     "Convolution",
+    "Pointwise",
     "Program",
     "add_relu",
+    "batch_statistics",
     "by_platform",
     "compute_apart",
     "compute_once",
@@ -26,4 +30,6 @@ __all__ = [
     "max_pool",
     "means",
     "one_filter",
+    "pointwise",
+    "scale_shift",
 ]

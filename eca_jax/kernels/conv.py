@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters import ad
 
 from eca_jax.kernels import cpu_conv, xla_conv
+from eca_jax.kernels.choice import Choice
 from eca_jax.kernels.platform import apply, primitive
 from eca_jax.kernels.xla_conv import Shape, Window
 
@@ -30,10 +32,14 @@ def conv2d(
 
     Its precision on accelerators is `jax.default_matmul_precision`'s where it is called.
     """
-    config: Any = jax.config  # its names are not in its type
-    precision = config.jax_default_matmul_precision or "default"
-    window = Window(pair(stride), pads(padding), pair(dilation), groups, precision)
+    window = Window(pair(stride), pads(padding), pair(dilation), groups, default_precision())
     return apply(conv2d_p, x, kernel.astype(x.dtype), window=window, differentiated=False)
+
+
+def default_precision() -> str:
+    """`jax.default_matmul_precision` where this is called."""
+    config: Any = jax.config  # its names are not in its type
+    return config.jax_default_matmul_precision or "default"
 
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -101,6 +107,18 @@ ad.defbilinear(
 )
 
 
+def _pointwise(x: jax.Array, kernel: jax.Array, *, window: Window) -> tuple[jax.Array]:
+    return (apply(conv2d_p, x, kernel, window=window, differentiated=False),)
+
+
+def unwritten(x: jax.Array, kernel: jax.Array, *, window: Window) -> tuple[jax.Array]:
+    return (jnp.zeros((*x.shape[:-1], kernel.shape[-1]), x.dtype),)
+
+
+# x [N,H,W,K] and kernel [1,1,K,C] of one dtype -> [N,H,W,C]; zeros on a TPU, where nothing reads it. See `pointwise`.
+pointwise_conv = Choice("pointwise_conv", _pointwise, tpu=unwritten)
+
+
 class Convolution(NamedTuple):
     """One convolution of a traced program: shapes of input, kernel and output, and how the kernel moves."""
 
@@ -115,9 +133,9 @@ class Convolution(NamedTuple):
 
 
 def convolutions(jaxpr: core.Jaxpr) -> Iterator[Convolution]:
-    """Every `conv2d` of a traced program, nested programs included, in order."""
+    """Every `conv2d` of a traced program, nested programs included, in order, and those of `pointwise`."""
     for equation in jaxpr.eqns:
-        if equation.primitive is conv2d_p:
+        if equation.primitive in (conv2d_p, pointwise_conv.operation):
             variables: Sequence[Any] = (*equation.invars, *equation.outvars)
             x, kernel, y = (variable.aval.shape for variable in variables)
             yield Convolution(x, kernel, y, equation.params["window"])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.kernels import conv2d
+from eca_jax.kernels import Pointwise, conv2d, pointwise
 
 Dtype = Any
 Initializer = Callable[..., jax.Array]
@@ -54,17 +54,27 @@ class Conv(nn.Module):
     @overload
     def __call__(self, x: jax.Array, *, with_mean: Literal[True]) -> tuple[jax.Array, jax.Array]: ...
 
+    @overload
+    def __call__(self, x: jax.Array, *, unwritten: Literal[True]) -> Pointwise: ...
+
     @nn.compact
-    def __call__(self, x: jax.Array, *, with_mean: bool = False) -> jax.Array | tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: jax.Array, *, with_mean: bool = False, unwritten: bool = False
+    ) -> jax.Array | tuple[jax.Array, jax.Array] | Pointwise:
         """[N, H, W, C] -> [N, H', W', features] in `dtype`.
 
         With `with_mean` the result's mean over height and width comes along, float32 [N, features], computed from
         the *input*: a convolution is linear, so its mean is the kernel applied to means of the input. Only for
         convolutions where that is exact and cheap (see `mean_commutes`).
+
+        With `unwritten`, and neither `with_mean` nor a bias, the same convolutions come as what `kernels.pointwise`
+        makes of them, for a BatchNorm in training.
         """
         k, channels = self.kernel_size, x.shape[-1]
         shape = (k, k, channels // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        if unwritten:
+            return pointwise(x.astype(self.dtype), kernel)
         padding = k // 2 if self.padding is None else self.padding
         y = conv2d(
             x.astype(self.dtype),

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.kernels import compute_once, max_pool
+from eca_jax.kernels import batch_statistics, compute_once, max_pool, scale_shift
 from eca_jax.layers.attention import ChannelGate
 from eca_jax.layers.conv import Conv
-from eca_jax.layers.norm import BatchNorm, scale_shift
+from eca_jax.layers.norm import BatchNorm
 
 
 def conv_norm_gate(
@@ -35,32 +35,51 @@ def conv_norm_gate(
     A `ChannelGate` is folded. `fold=False` runs the three layers one after another, the definition that the folded
     form must equal, and so does any other attention: a module `(x, train) -> x`.
     """
-    if gate is None:
-        if kept is None:
-            return norm(conv(x), train)
-        y = conv(x)
-        a, b, _ = norm.affine(y, train)
-        a, b = _by_example(a, len(x)), _by_example(b, len(x))
-        return scale_shift(y.astype(norm.dtype), kept[:, None] * a, kept[:, None] * b)
-    if not fold or not isinstance(gate, ChannelGate) or not (train or conv.mean_commutes):
-        return dropped(gate(norm(conv(x), train), train), kept)
-    if not train:
+    folded = gate if fold and isinstance(gate, ChannelGate) else None
+    if folded is not None and not train and conv.mean_commutes:
         y, pooled = conv(compute_once(x), with_mean=True)
         a, b, _ = norm.affine(y, train)
         # Rounded as `scale_shift` rounds them: the descriptor is then that of the result, and a TPU keeps one form of
         # each instead of two.
         a, b = a.astype(norm.dtype), b.astype(norm.dtype)
-        weights = gate.gate(a.astype(jnp.float32) * pooled + b.astype(jnp.float32))
+        weights = folded.gate(a.astype(jnp.float32) * pooled + b.astype(jnp.float32))
         # By factors: their products, one for each example, would be two more small programs before the convolution.
         return scale_shift(y.astype(norm.dtype), a, b) * weights[:, None, None, :].astype(norm.dtype)
-    y = conv(x)
-    a, b, pooled = norm.affine(y, train, with_mean=True)
-    if a.shape[0] > 1:  # one row for each example instead of each group
-        a, b = (_by_example(v, y.shape[0]) for v in (a, b))
-    weights = gate.gate(a * pooled + b)
-    if kept is not None:
-        weights = weights * kept[:, None]
-    return scale_shift(y.astype(norm.dtype), weights * a, weights * b)
+    if train and folded is gate:  # which may be None
+        return _in_training(x, conv, norm, folded, fold, kept)
+    y = norm(conv(x), train)
+    return dropped(y if gate is None else gate(y, train), kept)
+
+
+def _in_training(
+    x: jax.Array, conv: Conv, norm: BatchNorm, gate: ChannelGate | None, fold: bool, kept: jax.Array | None
+) -> jax.Array:
+    """The affine map of conv(x) that BatchNorm, gate and `kept` are."""
+    unwritten = conv(x, unwritten=True) if fold and _can_be_unwritten(x, conv, norm) else None
+    y = conv(x) if unwritten is None else unwritten.y
+    statistics = batch_statistics if unwritten is None else unwritten.statistics
+    a, b, pooled = norm.affine(y, True, with_mean=gate is not None, statistics=statistics)
+    factors = None if kept is None else kept[:, None]
+    if len(a) > 1 and (gate is not None or kept is not None):  # one row for each example instead of each group
+        a, b = (_by_example(v, len(x)) for v in (a, b))
+    if gate is not None:
+        weights = gate.gate(a * pooled + b)
+        factors = weights if factors is None else weights * factors
+    if factors is not None:
+        a, b = factors * a, factors * b
+    return scale_shift(y.astype(norm.dtype), a, b) if unwritten is None else unwritten.scale_shift(a, b)
+
+
+def _can_be_unwritten(x: jax.Array, conv: Conv, norm: BatchNorm) -> bool:
+    """Whether a TPU gains where it does not write the convolution's result in training, by shapes alone:
+
+    a 1x1 convolution of stride 1 to at least four times as many channels, those of bottlenecks and stage 1's shortcut,
+    and groups of no fewer values than input channels. See BENCHMARKS.md, "A convolution's statistics from its input".
+    """
+    if not conv.mean_commutes or conv.use_bias or conv.dtype != norm.dtype:
+        return False
+    channels = x.shape[-1]
+    return conv.features >= 4 * channels and norm.groups(x)[1] >= channels
 
 
 def dropped(y: jax.Array, kept: jax.Array | None) -> jax.Array:

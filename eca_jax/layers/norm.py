@@ -1,32 +1,17 @@
 """Batch normalisation as an affine map per example and channel, with statistics over groups of examples."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_jax.kernels import means
+from eca_jax.kernels import batch_statistics, scale_shift
 from eca_jax.layers.conv import Initializer
 
-
-def scale_shift(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    """scale * x + shift for x [N, H, W, C]; scale and shift, float32 [G, C], hold for N / G consecutive examples each.
-
-    The result has x's dtype. The coefficients are rounded after they are broadcast, so that their gradients, sums over
-    all positions, are taken in float32 also where x is bfloat16.
-    """
-    grouped = split_groups(x, scale.shape[0])
-
-    def coefficient(v: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(v[:, None, None, None, :], grouped.shape).astype(x.dtype)
-
-    return (grouped * coefficient(scale) + coefficient(shift)).reshape(x.shape)
-
-
-def split_groups(x: jax.Array, groups: int) -> jax.Array:
-    """[N, ...] -> [groups, N / groups, ...], consecutive examples together."""
-    return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+# (x, groups, with_mean) -> what `batch_statistics` returns
+Statistics = Callable[[jax.Array, int, bool], tuple[jax.Array, ...]]
 
 
 class BatchNorm(nn.Module):
@@ -51,8 +36,12 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
     scale_init: Initializer = nn.initializers.ones
 
-    def affine(self, x: jax.Array, train: bool, *, with_mean: bool = False) -> tuple[jax.Array, jax.Array, Any]:
+    def affine(
+        self, x: jax.Array, train: bool, *, with_mean: bool = False, statistics: Statistics = batch_statistics
+    ) -> tuple[jax.Array, jax.Array, Any]:
         """The normalisation of `x` [N, H, W, C] as `a * x + b`, for `scale_shift`.
+
+        `statistics` are those of x in training, where something else knows them better than x.
 
         Returns:
           a, b: float32 [G, C], one row for each group of consecutive examples; G is 1 at inference.
@@ -62,17 +51,19 @@ class BatchNorm(nn.Module):
         Raises:
           ValueError: the batch does not split into groups, or a group has a single value per channel.
         """
-        return self._affine(x, train, with_mean, rising=False)[1:]
+        return self._affine(x, train, with_mean, statistics, rising=False)[1:]
 
     def rising(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(x', a, b) so that the normalisation of x is `a * x' + b` with a >= 0, which commutes with max-pooling.
 
         x' is x, negated in the channels whose scale is negative. a, b and errors are those of `affine`.
         """
-        return self._affine(x, train, with_mean=False, rising=True)[:3]
+        return self._affine(x, train, False, batch_statistics, rising=True)[:3]
 
     @nn.compact
-    def _affine(self, x: jax.Array, train: bool, with_mean: bool, rising: bool) -> tuple[Any, ...]:
+    def _affine(
+        self, x: jax.Array, train: bool, with_mean: bool, statistics: Statistics, rising: bool
+    ) -> tuple[Any, ...]:
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
@@ -84,18 +75,8 @@ class BatchNorm(nn.Module):
             a = sign * scale * jax.lax.rsqrt(running_var.value + self.epsilon)
             return x, a[None], (bias - a * sign * running_mean.value)[None], None
 
-        examples = x.shape[0]
-        group_size = self.group_size or examples
-        if examples % group_size:
-            raise ValueError(f"a batch of {examples} does not split into BatchNorm groups of {group_size}")
-        count = group_size * x.shape[1] * x.shape[2]
-        if count < 2:
-            raise ValueError("BatchNorm needs more than one value per channel in training")
-
-        grouped = split_groups(x.astype(jnp.float32), examples // group_size)
-        per_example, mean = means(grouped) if with_mean else (None, jnp.mean(grouped, axis=(1, 2, 3)))
-        # E[x^2] - E[x]^2 needs one pass over x; rounding may take it below zero.
-        var = jnp.maximum(jnp.mean(jnp.square(grouped), axis=(1, 2, 3)) - jnp.square(mean), 0.0)
+        groups, count = self.groups(x)
+        mean, var, *per_example = statistics(x, groups, with_mean)
 
         if not self.is_initializing():
             unbiased = var * (count / (count - 1))
@@ -103,7 +84,18 @@ class BatchNorm(nn.Module):
             running_var.value = self._update(running_var.value, unbiased)
 
         a = sign * scale * jax.lax.rsqrt(var + self.epsilon)
-        return x, a, bias - a * mean, None if per_example is None else per_example.reshape(examples, channels)
+        return x, a, bias - a * mean, per_example[0] if with_mean else None
+
+    def groups(self, x: jax.Array) -> tuple[int, int]:
+        """The groups of a batch x [N, H, W, C] in training, and the values of each in a channel. Raises as `affine`."""
+        examples, height, width = x.shape[:3]
+        group_size = self.group_size or examples
+        if examples % group_size:
+            raise ValueError(f"a batch of {examples} does not split into BatchNorm groups of {group_size}")
+        count = group_size * height * width
+        if count < 2:
+            raise ValueError("BatchNorm needs more than one value per channel in training")
+        return examples // group_size, count
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[N, H, W, C] -> the same shape, in `dtype`."""

@@ -83,7 +83,8 @@ class Block(nn.Module):
             x = halving_average_pool(x) if stride == 2 else x
             stride = 1
         conv, norm = self.shortcut_names
-        return self.norm(name=norm)(self.conv(features, 1, stride, name=conv)(x), train)
+        projection = self.conv(features, 1, stride, name=conv)
+        return conv_norm_gate(x, projection, self.norm(name=norm), None, train=train, fold=self.fold)
 
 
 class BasicBlock(Block):

@@ -1,16 +1,24 @@
 """The form of an operation is that of the platform its program is lowered for, whatever traced it and where."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eca_jax.kernels import add_relu, by_platform, compute_apart, compute_once, conv2d, max_pool, means
+from eca_jax.kernels import add_relu, by_platform, compute_apart, compute_once, conv2d, max_pool, means, pointwise
 from eca_jax.models.resnet import ResNet
 from eca_jax.tpu.topology import tpu_slice
 
 X, KERNEL = jnp.ones((2, 28, 28, 64)), jnp.ones((3, 3, 64, 128))
+POINTWISE = jnp.ones((1, 1, 64, 256))
 ADDED = jnp.zeros_like(X)
+
+
+def statistics(convolution):
+    return sum(v.sum() for v in convolution.statistics(convolution.y, 1, True))
+
 
 # A program, its argument, what its StableHLO holds on platforms that have a form of their own, and which those are.
 OPERATIONS = {
@@ -21,6 +29,9 @@ OPERATIONS = {
     "compute_once": (lambda x: compute_once(x) * 2, X, "optimization_barrier", ["cpu"]),
     "compute_apart": (lambda x: compute_apart(x) * 2, X, "optimization_barrier", ["tpu"]),
     "means": (lambda x: means(x[None])[1], X, "across dimensions = [1, 2, 3]", ["tpu"]),
+    # A TPU needs no convolution for what is known of one, and a CPU's are matrix products.
+    "pointwise statistics": (lambda k: statistics(pointwise(X, k)), POINTWISE, "stablehlo.convolution", ["cuda"]),
+    "their gradient": (jax.grad(lambda k: statistics(pointwise(X, k))), POINTWISE, "stablehlo.convolution", ["cuda"]),
 }
 
 
@@ -68,6 +79,21 @@ def test_a_model_compiled_for_a_tpu_from_here_has_its_forms_and_then_runs_here_i
     assert text.count("stablehlo.convolution") == 5 > here.count("stablehlo.convolution")
     assert jax.jit(model.init)(jax.random.key(0), images)  # runs
     assert program.lower(*on(tpu)).compile().as_text().startswith("HloModule")
+
+
+def test_a_training_step_compiled_for_a_tpu_from_here_has_the_statistics_of_its_convolutions_inputs():
+    """By JAX's own means alone, from one trace. The moments of conv3's input, [groups, 64, 64], are a TPU's."""
+    model = ResNet((1, 0, 0, 0), num_classes=10, attention="eca")
+    images = jnp.ones((4, 32, 32, 3))
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+
+    def loss(params, batch_stats, images):
+        variables = {"params": params, "batch_stats": batch_stats}
+        return jnp.sum(model.apply(variables, images, train=True, mutable=["batch_stats"])[0])
+
+    traced = jax.jit(jax.grad(loss)).trace(variables["params"], variables["batch_stats"], images)
+    texts = {platform: traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "cuda", "tpu")}
+    assert [platform for platform, text in texts.items() if "-> tensor<1x64x64xf32>" in text] == ["tpu"]
 
 
 def test_forward_mode_goes_through_a_network_with_eca():
