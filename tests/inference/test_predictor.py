@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -126,6 +127,14 @@ def test_classes_come_with_probabilities_and_names(predictor, model, variables):
     for found, expected in zip(predictor.top(images, k=3), probabilities, strict=True):
         assert [prediction.index for prediction in found] == np.argsort(-expected)[:3].tolist()
         assert [prediction.name for prediction in found] == [None] * 3
+
+
+def test_threads_may_share_a_predictor(predictor):
+    images = [random_images(3, seed) for seed in range(4)]
+    expected = [predictor(own) for own in images]
+    with ThreadPoolExecutor(4) as pool:
+        for found, own in zip(pool.map(predictor, images * 3), expected * 3, strict=True):
+            np.testing.assert_array_equal(found, own)
 
 
 def test_stream_is_lazy_ordered_and_survives_bad_images(predictor):

@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from data_fixtures import WNIDS
@@ -12,7 +13,7 @@ from eca_jax.data import load_source
 from eca_jax.data.batch import IMAGE, LABEL, MASK
 from eca_jax.models import Preprocessing
 from eca_jax.sharding import Shard
-from eca_jax.tasks.classification import Classification
+from eca_jax.tasks.classification import Classification, metric_sums
 from eca_jax.tasks.task import create_task
 from eca_jax.weights.card import Card
 from eca_jax.weights.load import Weights
@@ -97,3 +98,13 @@ def test_weights_are_judged_by_the_names_of_their_classes(folder_dir):
     unknown = dataclasses.replace(card, class_names=("cat", "dog", *WNIDS[:3]))
     with pytest.raises(ValueError, match=f"know no class '{WNIDS[3]}'"):
         Classification.of_weights(Weights(unknown, model, {}), source, 4)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 12])
+def test_top_5_counts_of_any_number_of_classes(classes):
+    random = np.random.default_rng(classes)
+    logits, labels = random.normal(size=(40, classes)).astype(np.float32), random.integers(0, classes, 40)
+    ranks = [np.argsort(-row).tolist().index(label) for row, label in zip(logits, labels, strict=True)]
+    found = metric_sums(jnp.asarray(logits), jnp.asarray(labels), jnp.zeros(40), jnp.ones(40))
+    assert (found["top1"], found["top5"], found["count"]) == (sum(r < 1 for r in ranks), sum(r < 5 for r in ranks), 40)
+    assert classes > 5 or found["top5"] == 40
