@@ -172,6 +172,10 @@ def _quoted(
     return Row("3", network, model, parameters, operations, QUOTED, verdict, note, overrides, hypotheses, top1, top5)
 
 
+# By depth, at full resolution and with conv3's attention at half; tests/analysis/test_tables.py has the sums.
+_ALL_OFFSETS = {50: "4.750 and 4.215", 101: "8.722 and 8.187"}
+
+
 def _aa(depth: int, parameters: str, operations: str, top1: str, top5: str) -> Row:
     model = f"aa_resnet{depth}"
     half = {"attention_options": {"half_stages": (1,)}}
@@ -183,7 +187,9 @@ def _aa(depth: int, parameters: str, operations: str, top1: str, top5: str) -> R
         top1,
         top5,
         "open",
-        "no one convention gives the operations of both depths; the parameters fix the share of values at 0.1",
+        "no one convention gives the operations of both depths; the parameters fix the share of values at 0.1; a query "
+        "is multiplied here with the vectors of the H + W offsets that its map has, and in the code of the layer's "
+        f"paper with all 2H - 1 + 2W - 1, of which it keeps those: {_ALL_OFFSETS[depth]} at full and half resolution",
         Variant("without products", model, MODULES),
         Variant("without products, conv3's attention at half resolution", model, MODULES, half),
         Variant("conv3's attention at half resolution", model, QUOTED, half),

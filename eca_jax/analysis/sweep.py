@@ -243,16 +243,28 @@ def summarize(sweep: Sweep, results: Mapping[tuple[str, int], Result]) -> dict[s
     return found
 
 
-def table(sweep: Sweep, summaries: Mapping[str, Summary], seeds: int, remarks: Mapping[str, str]) -> list[list[str]]:
-    """Header and rows of the table, as text. `remarks` stand in the last column, by row."""
+def table(
+    sweep: Sweep,
+    summaries: Mapping[str, Summary],
+    parameters: Mapping[str, int],
+    seeds: int,
+    remarks: Mapping[str, str],
+) -> list[list[str]]:
+    """Header and rows of the table, as text.
+
+    Args:
+      parameters: of each row's network, by row.
+      seeds: that were asked for.
+      remarks: what is to be said of a row, by row.
+    """
     first = sweep.rows[0]
-    header = ["", "seeds", "top-1 %", "min-max", "best epoch", f"difference to {first.label}, 95 %", "", "paper"]
-    lines = [header]
+    difference_to = f"difference to {first.label}, 95 %"
+    lines = [["", "parameters", "seeds", "top-1 %", "min-max", "best epoch", difference_to, "", "paper"]]
     for row in sweep.rows:
         one, paper = summaries.get(row.name), "" if row.paper is None else f"{row.paper:.2f}"
-        done = f"{len(one.values) if one else 0} of {seeds}"
+        start = [row.label, f"{parameters[row.name]:,}", f"{len(one.values) if one else 0} of {seeds}"]
         if one is None:
-            lines.append([row.label, done, "", "", "", "", remarks.get(row.name, ""), paper])
+            lines.append([*start, "", "", "", "", remarks.get(row.name, ""), paper])
             continue
         several = len(one.values) > 1
         spread = f" ± {one.deviation:.2f}" if several else ""
@@ -262,13 +274,19 @@ def table(sweep: Sweep, summaries: Mapping[str, Summary], seeds: int, remarks: M
         difference = f"{one.difference:+.2f}{interval}" if one.differences else ""
         said = "baseline" if row is first else one.verdict
         said = "; ".join(filter(None, (said, remarks.get(row.name, ""))))
-        lines.append([row.label, done, f"{one.mean:.2f}{spread}", between, f"{one.best:.2f}", difference, said, paper])
+        lines.append([*start, f"{one.mean:.2f}{spread}", between, f"{one.best:.2f}", difference, said, paper])
     return lines
 
 
-def markdown(sweep: Sweep, summaries: Mapping[str, Summary], seeds: int, remarks: Mapping[str, str]) -> str:
-    """The table with what is to be known of it."""
-    header, *lines = table(sweep, summaries, seeds, remarks)
+def markdown(
+    sweep: Sweep,
+    summaries: Mapping[str, Summary],
+    parameters: Mapping[str, int],
+    seeds: int,
+    remarks: Mapping[str, str],
+) -> str:
+    """The table with what is to be known of it; see `table`."""
+    header, *lines = table(sweep, summaries, parameters, seeds, remarks)
     shown = [header, ["---"] * len(header), *lines]
     text = [
         f"# {sweep.name}",

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from eca_jax import sharding
-from eca_jax.analysis.sweep import Result, Run, Summary, Sweep, markdown, summarize, table
+from eca_jax.analysis.sweep import Result, Row, Run, Summary, Sweep, markdown, summarize, table
 from eca_jax.config import differences, plain
 from eca_jax.data.order import steps_per_epoch
 from eca_jax.files import absolute, write_whole
@@ -61,11 +61,7 @@ def run_sweep(
     path = absolute(root)
     diverged: dict[tuple[str, int], str] = {}
     runs = sweep.runs(seeds, shard)
-    for run in runs:  # a wrong recipe is an error before anything is trained
-        if (task := create_task(run.config)).best != "top1":
-            raise ValueError(
-                f"a sweep compares top-1, and {task.name} of row {run.row.name!r} is judged by {task.best}"
-            )
+    parameters = {row.name: parameters_of(row) for row in sweep.rows}
     for number, run in enumerate(runs, 1):
         workdir = path / run.directory
         # Process 0 decides for all: another may see the files a moment later.
@@ -79,10 +75,23 @@ def run_sweep(
             diverged[run.row.name, run.seed] = str(error)
             say(f"diverged: {error}")
         jax.clear_caches()  # the programs of a run serve no other
-        _write(sweep, path, seeds, diverged)
-    _write(sweep, path, seeds, diverged)
+        _write(sweep, path, parameters, seeds, diverged)
+    _write(sweep, path, parameters, seeds, diverged)
     say(f"{path}/table.md")
     return Outcome(False, diverged)
+
+
+def parameters_of(row: Row) -> int:
+    """Parameters of a row's network, which is traced and not made.
+
+    Raises:
+      ValueError: the recipe is wrong, or is of a task without top-1: said before anything is trained.
+    """
+    task = create_task(row.config)
+    if task.best != "top1":
+        raise ValueError(f"a sweep compares top-1, and {task.name} of row {row.name!r} is judged by {task.best}")
+    params = jax.eval_shape(task.init, jax.random.key(0))["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def result_of(run: Run, root: epath.Path) -> Result | None:
@@ -116,7 +125,13 @@ def _as_json(value: Any) -> Any:
     return [_as_json(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _write(sweep: Sweep, root: epath.Path, seeds: int, diverged: Mapping[tuple[str, int], str]) -> None:
+def _write(
+    sweep: Sweep,
+    root: epath.Path,
+    parameters: Mapping[str, int],
+    seeds: int,
+    diverged: Mapping[tuple[str, int], str],
+) -> None:
     """table.md, table.csv, runs.csv, plot.png and plot.svg of what is finished, whichever process trained it."""
     if jax.process_index():
         return
@@ -127,8 +142,8 @@ def _write(sweep: Sweep, root: epath.Path, seeds: int, diverged: Mapping[tuple[s
         remarks[name] = "; ".join(filter(None, (remarks.get(name, ""), f"seed {seed} diverged")))
     summaries = summarize(sweep, results)
     root.mkdir(parents=True, exist_ok=True)
-    write_whole(root / "table.md", markdown(sweep, summaries, seeds, remarks).encode())
-    _write_csv(root / "table.csv", table(sweep, summaries, seeds, remarks))
+    write_whole(root / "table.md", markdown(sweep, summaries, parameters, seeds, remarks).encode())
+    _write_csv(root / "table.csv", table(sweep, summaries, parameters, seeds, remarks))
     runs = [[name, seed, run.top1, run.best, run.count] for (name, seed), run in results.items()]
     _write_csv(root / "runs.csv", [["row", "seed", "top1", "best_top1", "count"], *runs])
     if summaries:

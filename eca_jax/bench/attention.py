@@ -20,7 +20,7 @@ from eca_jax.bench.device import images_and_labels, measure, of_module, speeds
 from eca_jax.bench.tpu import compile_on, compile_training
 from eca_jax.layers import ChannelGate, list_attentions
 from eca_jax.layers.attention import resolve_attention
-from eca_jax.models import accepts, create_model
+from eca_jax.models import accepts, create_model, list_models
 from eca_jax.tpu.topology import tpu_slice
 
 KINDS = ("step", "infer")
@@ -39,17 +39,24 @@ def networks(
 ) -> dict[str, nn.Module]:
     """{name: network} of the plain one and of those with each attention.
 
+    A network that is registered with the attention, "a2_resnet50", has it in its authors' places; any other, and one of
+    other `stage_sizes`, in every block.
+
     Raises:
       ValueError: unknown model or attention, or `stage_sizes` for a model without.
     """
+    registered = list_models() if stage_sizes is None else []
     if stage_sizes is not None:
         if not accepts(model, "stage_sizes"):
             raise ValueError(f"{model} has no stage_sizes")
         overrides["stage_sizes"] = tuple(stage_sizes)
-    return {
-        name: create_model(model, dtype=dtype, attention=None if name == PLAIN else name, **overrides)
-        for name in (PLAIN, *attentions)
-    }
+    built = {PLAIN: create_model(model, dtype=dtype, attention=None, **overrides)}
+    for name in attentions:
+        if (own := f"{name}_{model}") in registered:
+            built[name] = create_model(own, dtype=dtype, **overrides)
+        else:
+            built[name] = create_model(model, dtype=dtype, attention=name, **overrides)
+    return built
 
 
 def run(

@@ -56,7 +56,7 @@ def _add_attention(subjects: Any) -> None:
     text = "each attention in one network, over the plain one: measured here, or counted by the TPU compiler"
     parser = _subject(subjects, "attention", text, _attention)
     parser.add_argument("--model", default="resnet50", help="that the attentions go into")
-    parser.add_argument("--attention", type=_names, metavar="NAME,...", help="which (the pooled gates)")
+    parser.add_argument("--attention", type=_names, metavar="NAME,...", help="which, '*' is all (the pooled gates)")
     parser.add_argument("--stage_sizes", type=_sizes, metavar="N,N,N,N", help="of a shorter network")
     parser.add_argument("--batch_size", type=int, default=32, help="images, on a TPU of one chip")
     parser.add_argument("--image_size", type=int, default=224)
@@ -169,8 +169,10 @@ def _progress(line: str) -> None:
 
 def _attention(options: argparse.Namespace) -> bench_report.Report:
     from eca_jax.bench import attention
+    from eca_jax.layers import list_attentions
 
-    names = options.attention or attention.pooled_gates()
+    patterns = options.attention or attention.pooled_gates()
+    names = list(dict.fromkeys(name for pattern in patterns for name in list_attentions(pattern) or [pattern]))
     if options.topology:
         return attention.run_tpu(
             options.model,

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -115,11 +116,15 @@ def test_a_difference_is_shown_only_where_its_interval_leaves_out_zero(file):
 def test_the_table_marks_what_is_not_there_and_claims_nothing_of_one_seed(file):
     sweep = load_sweep(file)
     found = summarize(sweep, results(plain={0: 90.0, 1: 91.0}, se={1: 99.0}))
-    lines = {line[0]: line for line in table(sweep, found, 3, {"eca": "seed 0 diverged"})}
-    assert lines["ResNet"][1] == "2 of 3" and lines["ResNet"][-1] == "98.00"
-    assert lines["se"][2] == "99.00" and lines["se"][3] == "" and lines["se"][5:7] == ["+8.00", NO_DIFFERENCE]
-    assert lines["eca"][1] == "0 of 3" and "seed 0 diverged" in lines["eca"]
-    text = markdown(sweep, found, 3, {})
+    sizes = {"plain": 1_234_567, "se": 89, "eca": 1}
+    header, *rows = table(sweep, found, sizes, 3, {"eca": "seed 0 diverged"})
+    lines = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    plain, se, eca = lines["ResNet"], lines["se"], lines["eca"]
+    assert (plain["parameters"], plain["seeds"], plain["paper"]) == ("1,234,567", "2 of 3", "98.00")
+    assert (se["top-1 %"], se["min-max"]) == ("99.00", "")
+    assert rows[1][6:8] == ["+8.00", NO_DIFFERENCE]
+    assert eca["seeds"] == "0 of 3" and "seed 0 diverged" in rows[2]
+    text = markdown(sweep, found, sizes, 3, {})
     assert "360 validation images: one is 0.28 points" in text
     figure = plot(sweep, found)
     assert [label.get_text() for label in figure.legends[0].get_texts()] == ["ResNet", "se"]
@@ -153,7 +158,12 @@ def test_a_run_that_diverges_is_said_and_the_others_go_on(file, tmp_path, traine
     assert trained == ["plain/seed0", "se/seed0", "eca/seed0"]
     assert list(outcome.diverged) == [("se", 0)] and not outcome.interrupted
     text = (tmp_path / "root" / "table.md").read_text()
-    assert "| se | 0 of 1 |  |  |  |  | seed 0 diverged |" in text and "| eca | 1 of 1 | 90.00 |" in text
+    # By hand: the stem and a block of two 3x3 convolutions, 64 channels each, their BatchNorms, the classifier of 10.
+    # SE's two matrices are of 64 and 4 channels; of 64 channels the release's rule gives ECA 3 taps.
+    plain = 27 * 64 + 2 * 9 * 64**2 + 3 * 2 * 64 + 65 * 10
+    assert f"| ResNet | {plain:,} | 1 of 1 | 90.00 |" in text
+    assert f"| se | {plain + 2 * 64 * 4:,} | 0 of 1 |  |  |  |  | seed 0 diverged |" in text
+    assert f"| eca | {plain + 3:,} | 1 of 1 | 90.00 |" in text
 
 
 def test_only_what_is_not_finished_is_trained_and_a_stop_is_told(file, tmp_path, trained):
@@ -192,9 +202,60 @@ def test_a_sweep_that_is_killed_twice_ends_with_the_same_table_and_repeats_no_fi
         assert (root / name).read_bytes() == (whole / name).read_bytes()
 
 
-def start(file, root):
-    command = [sys.executable, "-m", "eca_jax", "sweep", str(file), str(root), "--seeds", "2"]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+@pytest.mark.slow
+def test_two_processes_do_the_same_runs_together(file, tmp_path):
+    """Stopped by a signal to one of them, and started again; one row diverges."""
+    text = file.read_text()
+    file.write_text(text + '    add("wild", learning_rate=1e9)\n')
+    root = tmp_path / "root"
+    first = pair(file, root)
+    until(lambda: list(root.glob("*/*/config.json")), first)
+    first[1].send_signal(signal.SIGTERM)
+    assert [ended(process)[0] for process in first] == [75, 75]
+    finished = done(root)
+
+    (status, said), (other, nothing) = (ended(process) for process in pair(file, root))
+    assert (status, other, nothing) == (1, 1, "")
+    assert said.count("run ") == 4 - finished and "diverged: " in said
+    rows = {row["row"]: row for row in csv.DictReader((root / "runs.csv").open())}
+    assert list(rows) == ["plain", "se", "eca"]
+    assert {row["count"] for row in rows.values()} == {"360"}  # each image once, though two processes looked
+    assert "| wild | " in (table := (root / "table.md").read_text()) and "seed 0 diverged" in table
+    for name in rows:
+        lines = [json.loads(line) for line in (root / name / "seed0" / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if line["split"] == "validation"] == [11, 22]
+
+    # What is finished is left alone by both.
+    written = {path: path.stat().st_mtime_ns for path in root.glob("*/*/metrics.jsonl") if "wild" not in str(path)}
+    file.write_text(text)
+    assert [ended(process)[0] for process in pair(file, root)] == [0, 0]
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def pair(file, root):
+    """Two processes of one sweep, with a fake device each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        flags = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--num_processes", "2", "--process_id"]
+    return [start(file, root, "--seeds", "1", *flags, str(rank), stdout=subprocess.PIPE) for rank in range(2)]
+
+
+def until(condition, processes):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert all(process.poll() is None for process in processes) and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def ended(process):
+    """Exit status and standard output."""
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def start(file, root, *arguments, stdout=subprocess.DEVNULL):
+    command = [sys.executable, "-m", "eca_jax", "sweep", str(file), str(root), *(arguments or ("--seeds", "2"))]
+    return subprocess.Popen(command, start_new_session=True, stdout=stdout, text=True)
 
 
 def done(root):

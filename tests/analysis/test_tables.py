@@ -75,6 +75,56 @@ HALF = {"attention_options": {"half_stages": (1,)}}
 THREE = {"attention_blocks": ((), (-1,), (-1,), (-1,))}
 
 
+SEARCHED = {"stage_sizes": (3, 12, 47, 4)}
+BARE = {"attention_options": {"use_bias": False}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "rule", "overrides", "expected"),
+    [
+        ("cbam_resnet18", POOLS, {}, "11.234 1.701"),
+        ("cbam_resnet18", PAPER, BARE, "11.232 1.700"),
+        ("cbam_resnet34", POOLS, {}, "20.943 3.429"),
+        ("cbam_resnet34", PAPER, BARE, "20.939 3.428"),
+        ("cbam_resnet101", PAPER, {}, "47.045 7.348"),
+        ("cbam_resnet101", POOLS, BARE, "47.012 7.357"),
+        ("se_resnet101", PAPER, {}, "47.009 7.355"),
+        ("gc_resnet50", MODULES, V1 | {"attention_blocks": None}, "28.105 3.864"),
+        ("gc_resnet50", PAPER, {}, "26.778 3.866"),
+        ("aa_resnet50", QUOTED, {}, "25.814 4.718"),
+        ("aa_resnet50", QUOTED, HALF, "25.809 4.207"),
+        ("aa_resnet101", MODULES, HALF, "45.387 7.951"),
+        ("a2_resnet50", QUOTED, V1, "32.905 6.427"),
+        ("a2_resnet50", QUOTED, {}, "32.905 6.658"),
+        ("resnet200", PAPER, {}, "61.684 14.119"),
+        ("resnet200", PAPER, SEARCHED, "74.450 14.102"),
+        ("resnext101_32x4d", PAPER, {}, "42.131 7.513"),
+        ("resnet50", PAPER, {"attention": "se_var3"}, "43.561 3.901"),
+    ],
+)
+def test_what_else_was_tried_for_a_row(model, rule, overrides, expected):
+    """The other figures of the build sheet's table of rows, to the digits that it has."""
+    parameters, operations = count_network(model, rule, **overrides)
+    assert f"{parameters / rule.parameters:.3f} {operations / rule.operations:.3f}" == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("depth", "blocks"), [(50, (4, 6, 3)), (101, (4, 23, 3))])
+def test_the_note_of_aa_has_what_all_offsets_cost(found, depth, blocks):
+    """Ours are H + W vectors for each query, of which the code of the layer's paper multiplies 2H - 1 + 2W - 1."""
+    counted = []
+    for halved in (False, True):
+        sides = (14 if halved else 28, 14, 7)  # of conv3 to conv5
+        more = sum(
+            count * side**2 * (2 * (2 * side - 1) - 2 * side) * 160 for count, side in zip(blocks, sides, strict=True)
+        )
+        operations = count_network(f"aa_resnet{depth}", QUOTED, **(HALF if halved else {}))[1] + more
+        counted.append(f"{operations / 10**9:.3f}")
+    (line,) = [line for line in found if line.network == f"AA-ResNet-{depth}"]
+    assert f"keeps those: {' and '.join(counted)} at full and half resolution" in line.note
+
+
 @pytest.mark.parametrize(
     ("model", "rule", "overrides", "expected"),
     [

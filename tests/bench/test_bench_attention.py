@@ -6,6 +6,8 @@ import pytest
 
 from eca_jax.bench import attention as bench_attention
 from eca_jax.commands import main as cli
+from eca_jax.layers import list_attentions
+from eca_jax.models import create_model
 
 
 @pytest.fixture
@@ -50,6 +52,21 @@ def test_the_gates_that_fold_are_the_default(clock, capsys):
     for name in ("eca", "eca_ns", "se", "se_var3"):
         assert f"| {name} " in out
     assert "| cbam" not in out and "training" not in out
+
+
+def test_a_registered_network_has_its_attention_in_its_own_places():
+    built = bench_attention.networks("resnet50", ["gc", "gct"], "float32", None)
+    assert built["gc"].attention_blocks == create_model("gc_resnet50").attention_blocks
+    assert built["gct"].attention_blocks is None
+    short = bench_attention.networks("resnet50", ["gc"], "float32", (1, 1, 1, 1))
+    assert short["gc"].attention_blocks is None
+
+
+def test_attentions_by_pattern(clock, capsys):
+    arguments = "bench attention --model resnet50 --attention eca?,* --batch_size 4 --rounds 1 --seconds 0 --only infer"
+    assert cli.main(arguments.split()) == 0
+    rows = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert rows[:2] == ["eca2", "eca3"] and sorted(rows) == list_attentions()
 
 
 @pytest.mark.parametrize(
