@@ -13,12 +13,12 @@ COLUMNS = 4
 VECTOR_POINTS = 20_000
 
 
-def channel_weights(models: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], channels: int | None = None) -> Any:
+def channel_weights(models: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], channels: int) -> Any:
     """Mean weight of each channel by class, one model's blocks above another's (the paper's supplement, figure B).
 
     Args:
       models: {model: {block: {class: weights [C]}}}, the last class being the mean over all; blocks are the same.
-      channels: as many of them as are drawn, evenly spaced, which is the paper's look; None for all.
+      channels: at most so many are drawn of a block, evenly spaced: lines of a thousand channels hide each other.
     """
     blocks = list(next(iter(models.values())))
     columns, chunks = min(COLUMNS, len(blocks)), -(-len(blocks) // COLUMNS)
@@ -34,9 +34,7 @@ def channel_weights(models: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
             panel.set_visible(True)
             for number, (name, weights) in enumerate(gates[block].items()):
                 last = number == len(gates[block]) - 1
-                at = np.unique(
-                    np.linspace(0, len(weights) - 1, min(channels or len(weights), len(weights))).astype(int)
-                )
+                at = np.linspace(0, len(weights) - 1, min(channels, len(weights))).astype(int)
                 panel.plot(
                     at,
                     weights[at],
@@ -55,7 +53,10 @@ def channel_weights(models: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
             panel.set_xlabel("channel", fontsize=8)
             panel.grid(alpha=0.25)
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), frameon=False)
+    columns = min(len(labels), 6)
+    legend = figure.legend(
+        handles, labels, loc="outside upper center", ncols=columns, frameon=False, title="mean over the images of class"
+    )
     for line in legend.get_lines():
         line.set_linewidth(1.5)
     return figure
@@ -71,7 +72,7 @@ def specificity(models: Mapping[str, Mapping[str, float]], chance: float) -> Any
         )
     panel.axhline(chance, color="black", linestyle=":", label="by chance")
     panel.set(ylim=(0, None), ylabel="between-class share of variance", xlabel="block")
-    panel.tick_params(axis="x", rotation=45)
+    _slant(panel)
     panel.grid(alpha=0.25)
     panel.legend()
     return figure
@@ -99,6 +100,7 @@ def descriptors(
             panel.tick_params(labelsize=6)
             if row == len(images) - 1:
                 panel.set_xlabel("channel", fontsize=7)
+        panels[row, 1].set_ylabel("channel's mean", fontsize=7)
     panels[-1, 0].axis("off")
     for panel, (values, band) in zip(panels[-1, 1:], correlations.values(), strict=True):
         lags = np.arange(1, len(values) + 1)
@@ -143,7 +145,8 @@ def replaced(accuracies: Mapping[str, Mapping[str, float]], as_trained: float) -
         bars = panel.bar(at, values, width, label=kind, color=COLOURS[number], hatch=hatch, edgecolor="white")
         panel.bar_label(bars, fmt="%.1f", fontsize=6, padding=2)
     panel.axhline(100 * as_trained, color="black", linestyle=":", label="as trained")
-    panel.set_xticks(np.arange(len(blocks)), blocks, rotation=45)
+    panel.set_xticks(np.arange(len(blocks)), blocks)
+    _slant(panel)
     panel.set(ylim=(0, 106), ylabel="top-1 (%)")
     figure.legend(loc="outside upper center", ncols=4, fontsize=9, frameon=False)
     return figure
@@ -184,6 +187,12 @@ def _picture(panel: Any, image: np.ndarray, title: str) -> None:
     panel.imshow(image, interpolation="nearest")
     panel.set_title(_text(title), fontsize=8)
     panel.axis("off")
+
+
+def _slant(panel: Any) -> None:
+    """Names below their places, each ending where it belongs."""
+    for label in panel.get_xticklabels():
+        label.set(rotation=45, horizontalalignment="right", rotation_mode="anchor")
 
 
 def _text(name: str) -> str:

@@ -44,13 +44,13 @@ class Look:
     Attributes:
       blocks: shell patterns of the blocks in the figures of weights.
       classes: names of the classes that have a line and an example; empty takes the paper's, or else the first four.
-      channels: see `figures.channel_weights`.
+      channels: at most so many are drawn of a block; see `figures.channel_weights`.
       effect: measure accuracy with gates replaced, too, which takes three passes for each block.
     """
 
     blocks: Sequence[str] = ("*",)
     classes: Sequence[str] = ()
-    channels: int | None = None
+    channels: int = 64
     effect: bool = False
 
 
@@ -82,7 +82,7 @@ def visualize(
     Raises:
       ValueError: no such class or block, blocks that differ, or no attention with a gate; one line.
     """
-    names = models[0].class_names or [str(index) for index in range(models[0].model.num_classes)]
+    names = _class_names(models[0], source)
     labels = _chosen(names, look.classes)
     titles = _distinct([weights.card.model for weights in models])
     seen = []
@@ -121,7 +121,7 @@ def _weights(
     blocks: Sequence[str],
     labels: Sequence[int],
     names: Sequence[str],
-    channels: int | None,
+    channels: int,
 ) -> Picture:
     models: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for one in seen:
@@ -138,11 +138,13 @@ def _weights(
         for channel, weight in enumerate(weights)
     )
     save_numbers(directory, "weights", ("model", "block", "class", "channel", "weight"), rows)
-    drawn = f"{channels} evenly spaced channels are" if channels else "every channel is"
+    most = max(len(weights) for gates in models.values() for lines in gates.values() for weights in lines.values())
+    drawn = f"at most {channels} evenly spaced channels of a block are" if most > channels else "every channel is"
     return Picture(
         "weights",
         "Channel weights",
-        f"The gate's mean weight of each channel over the images of a class, and over all; {drawn} drawn.",
+        f"The gate's mean weight of each channel over the images of a class, and over all; {drawn} drawn, and the "
+        "numbers are of all.",
         f"Lines of channel weights between 0 and 1 in the blocks {', '.join(blocks)}",
     )
 
@@ -190,7 +192,7 @@ def _examples(
     """The figures of a few images: descriptors, and where in the image the predicted class is seen."""
     images = np.stack([one.statistics.examples[label] for label in classes])
     pooled, maps, logits = _explained(one, images)
-    names = one.weights.class_names or [str(index) for index in range(logits.shape[1])]
+    names = _class_names(one.weights, one.task.source)
     likeliest, probabilities = logits.argmax(axis=1), softmax(logits).max(axis=1)
     shown = {name: image for name, image in zip(classes.values(), images, strict=True)}
     predicted = {
@@ -278,6 +280,13 @@ def _digest(variables: Any) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _class_names(weights: Weights, source: Source | OwnBatches) -> Sequence[str]:
+    """Of the model's classes. Weights that know none go by the places of the data's; without those, numbers."""
+    count = weights.model.num_classes
+    of_data = source.class_names if len(source.class_names) == count else None
+    return weights.class_names or of_data or [str(index) for index in range(count)]
 
 
 def _chosen(names: Sequence[str], classes: Sequence[str]) -> list[int]:

@@ -27,7 +27,9 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--batch_size", type=positive, default=64, help="over all devices (64)")
     parser.add_argument("--blocks", default="*", help="patterns of the blocks to draw, by commas: 'layer4_*,layer3_5'")
     parser.add_argument("--show", default="", metavar="CLASSES", help="names of the classes to draw, by commas")
-    parser.add_argument("--channels", type=positive, help="draw that many channels, evenly spaced (all)")
+    parser.add_argument(
+        "--channels", type=positive, default=64, help="draw at most that many of a block, evenly spaced (64)"
+    )
     parser.add_argument("--effect", action="store_true", help="accuracy with gates replaced, by more passes")
     parser.set_defaults(run=run)
 

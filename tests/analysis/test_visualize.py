@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from eca_jax.analysis.gates import (
     gate_statistics,
     permutation_band,
 )
+from eca_jax.analysis.visualize import _class_names
 from eca_jax.data import eval_batches, load_source
 from eca_jax.models.inputs import Preprocessing
 from eca_jax.tasks.classification import Classification
@@ -100,6 +102,16 @@ def test_one_models_weights_are_drawn_above_anothers_and_the_same_again(tmp_path
     for ending in ("png", "svg"):
         same = [(tmp_path / number / f"weights.{ending}").read_bytes() for number in "12"]
         assert same[0] == same[1]
+
+
+def test_a_class_goes_by_the_weights_name_or_by_the_datas_or_by_its_number():
+    def names(classes, stored):
+        weights = SimpleNamespace(class_names=stored, model=SimpleNamespace(num_classes=classes))
+        return _class_names(weights, SimpleNamespace(class_names=["brick", "wood"]))
+
+    assert names(2, ["a", "b"]) == ["a", "b"]
+    assert names(2, None) == ["brick", "wood"]
+    assert names(3, None) == ["0", "1", "2"]
 
 
 def test_kernels_are_those_along_the_channels():
