@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from eca_jax.kernels import one_filter
 from eca_jax.layers.attention.base import ChannelGate, round_channels
+from eca_jax.layers.attention.hidden import taps_of_hidden
 from eca_jax.layers.conv import torch_uniform
 
 
@@ -118,8 +119,16 @@ class ECAM(ChannelGate):
         channels = pooled.shape[-1]
         kernel_size = max(eca_kernel_size(channels), 3) if self.kernel_size is None else self.kernel_size
         hidden = round_channels(channels / self.reduction)
-        z = nn.relu(ChannelConv(1, features=hidden, use_bias=True, name="conv")(pooled))
-        return nn.sigmoid(ChannelConv(kernel_size, use_bias=True, name="conv2")(z))
+        first = ChannelConv(1, features=hidden, use_bias=True, name="conv")
+        second = ChannelConv(kernel_size, use_bias=True, name="conv2")
+        if not self.fast or self.is_initializing():
+            return nn.sigmoid(second(nn.relu(first(pooled))))
+        kernel, bias = (second.variables["params"][key] for key in ("kernel", "bias"))
+        weights = first.variables["params"]
+        taps = taps_of_hidden(pooled, weights["kernel"][0, 0], weights["bias"], kernel[..., 0])
+        pad = kernel_size // 2
+        padded = jnp.pad(taps, ((0, 0), (0, 0), (pad, pad)))
+        return nn.sigmoid(sum(padded[i, :, i : i + channels] for i in range(kernel_size)) + bias)
 
 
 class UnsharedECA(ChannelGate):
