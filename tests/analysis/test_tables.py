@@ -90,15 +90,15 @@ BARE = {"attention_options": {"use_bias": False}}
         ("cbam_resnet101", PAPER, {}, "47.045 7.348"),
         ("cbam_resnet101", POOLS, BARE, "47.012 7.357"),
         ("se_resnet101", PAPER, {}, "47.009 7.355"),
-        ("gc_resnet50", MODULES, V1 | {"attention_blocks": None}, "28.105 3.864"),
+        ("gc_resnet50", MODULES, V1 | {"attention_blocks": None}, "28.105 3.866"),
         ("gc_resnet50", PAPER, {}, "26.778 3.866"),
         ("aa_resnet50", QUOTED, {}, "25.814 4.718"),
         ("aa_resnet50", QUOTED, HALF, "25.809 4.207"),
         ("aa_resnet101", MODULES, HALF, "45.387 7.951"),
         ("a2_resnet50", QUOTED, V1, "32.905 6.427"),
         ("a2_resnet50", QUOTED, {}, "32.905 6.658"),
-        ("resnet200", PAPER, {}, "61.684 14.119"),
-        ("resnet200", PAPER, SEARCHED, "74.450 14.102"),
+        ("resnet200", PAPER, {}, "61.678 14.118"),
+        ("resnet200", PAPER, SEARCHED, "74.448 14.102"),
         ("resnext101_32x4d", PAPER, {}, "42.131 7.513"),
         ("resnet50", PAPER, {"attention": "se_var3"}, "43.561 3.901"),
     ],
@@ -112,7 +112,10 @@ def test_what_else_was_tried_for_a_row(model, rule, overrides, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize(("depth", "blocks"), [(50, (4, 6, 3)), (101, (4, 23, 3))])
 def test_the_note_of_aa_has_what_all_offsets_cost(found, depth, blocks):
-    """Ours are H + W vectors for each query, of which the code of the layer's paper multiplies 2H - 1 + 2W - 1."""
+    """A query has H + W vectors here, where the code of the layer's paper multiplies 2H - 1 + 2W - 1.
+
+    The build sheet's 4.215 at half resolution is without the bilinear enlargement, a product of matrices here.
+    """
     counted = []
     for halved in (False, True):
         sides = (14 if halved else 28, 14, 7)  # of conv3 to conv5
