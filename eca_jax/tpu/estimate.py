@@ -29,6 +29,7 @@ class Estimate:
     flops: float
     bytes_accessed: float  # XLA's count: every use of every operand, wherever it lies
     hbm_bytes: int  # between the chip and its memory, counted in the scheduled program; a lower bound
+    operand_bytes: int  # of operands and results wherever they lie, which placement and prefetches do not move
     bandwidth_seconds: float  # hbm_bytes at the memory's published bandwidth
     matrix_seconds: float  # flops at the matrix units' published peak in bfloat16
     memory: dict[str, int]  # arguments, outputs, temporaries, program; "aliased": outputs that reuse arguments
@@ -76,6 +77,7 @@ def estimate(compiled: Any, slice_: Slice) -> Estimate:
         flops=costs["flops"],
         bytes_accessed=costs["bytes accessed"],
         hbm_bytes=hbm_bytes,
+        operand_bytes=module.operand_bytes(),
         bandwidth_seconds=hbm_bytes / (chip.hbm_bandwidth / chip.devices),
         matrix_seconds=costs["flops"] / (chip.peak_flops / chip.devices),
         memory=memory,

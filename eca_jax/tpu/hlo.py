@@ -104,6 +104,18 @@ class Module:
         """
         return sum(self._moved(instruction) * times for instruction, times in self._movements())
 
+    def operand_bytes(self) -> int:
+        """Bytes of each instruction's operands and results, once each, wherever they lie; without prefetches.
+
+        What of `hbm_bytes` is where the compiler placed arrays and when it fetched them is not in here: two programs
+        that compute nearly the same differ by what they compute.
+        """
+        total = 0
+        for (shapes, instruction), times in self._movements():
+            if not instruction.opcode.endswith("-start"):
+                total += times * sum(size for size, _ in _ends(shapes, instruction))
+        return total
+
     def unestimated_bytes(self) -> int:
         """The share of `hbm_bytes` that the instructions in `unestimated` move."""
         return sum(self._moved(i) * times for i, times in self._movements() if self._lacks_estimate(i[1]))
@@ -122,8 +134,7 @@ class Module:
         if instruction.opcode == "slice-start":  # ((source), destination, context): as much is read as is written
             (_, from_hbm), (size, to_hbm) = _arrays(instruction.shape)[:2]
             return size * (from_hbm + to_hbm)
-        ends = [instruction.shape, *(shapes.get(name, "") for name in set(instruction.operands))]
-        return sum(size for shape in ends for size, in_hbm in _arrays(shape) if in_hbm)
+        return sum(size for size, in_hbm in _ends(shapes, instruction) if in_hbm)
 
     def _lacks_estimate(self, instruction: Instruction) -> bool:
         moves = instruction.free or instruction.opcode.endswith("-start")
@@ -210,6 +221,12 @@ def _reduces(module: Module, instruction: Instruction) -> bool:
 def shape_bytes(shape: str) -> int:
     """Bytes of an HLO shape such as `f32[128,64]{1,0}` or a tuple of them, without the layout's padding."""
     return sum(size for size, _ in _arrays(shape))
+
+
+def _ends(shapes: dict[str, str], instruction: Instruction) -> list[tuple[int, bool]]:
+    """The arrays of an instruction's result and of its operands, each operand once; see `_arrays`."""
+    ends = [instruction.shape, *(shapes.get(name, "") for name in set(instruction.operands))]
+    return [array for shape in ends for array in _arrays(shape)]
 
 
 def _arrays(shape: str) -> list[tuple[int, bool]]:

@@ -118,6 +118,11 @@ def test_traffic_is_what_does_not_lie_on_the_chip_copies_included():
     assert hlo.parse(PLACED).hbm_bytes() == 800 + 800 + 200 + 800 + 800 + 1024
 
 
+def test_what_is_read_and_written_counts_wherever_it_lies():
+    """By instruction: near, both, kernel, count (of 4 bytes), padded; each its results and its operands."""
+    assert hlo.parse(PLACED).operand_bytes() == (800 + 800) + (40 + 800 + 800) + (800 + 800) + 4 + (1024 + 800)
+
+
 def test_work_moved_to_where_no_estimate_is_can_be_seen():
     module = hlo.parse(PLACED)
     assert module.unestimated() == ["custom-call tpu_custom_call bf16[4,100]", "pad bf16[4,128]"]
