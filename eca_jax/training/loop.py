@@ -96,7 +96,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike, task: Task | No
         run = _Run(config, workdir, program, checkpoints, writer, progress, epoch_steps, window, epoch_seconds)
         run.record_evaluation(step)
         resources.callback(progress.close)
-        with Interrupt() as interrupt, ending_together():
+        with Interrupt() as interrupt, ending_together(but=(NonFiniteLoss,)):  # after which a sweep has other runs
             finished = run.steps(state, step, interrupt)
             checkpoints.wait()
 

@@ -204,9 +204,9 @@ def test_a_sweep_that_is_killed_twice_ends_with_the_same_table_and_repeats_no_fi
 
 @pytest.mark.slow
 def test_two_processes_do_the_same_runs_together(file, tmp_path):
-    """Stopped by a signal to one of them, and started again; one row diverges."""
+    """Stopped by a signal to one of them, and started again; one row diverges, and the next is trained."""
     head, _, _ = file.read_text().partition("    for name in")
-    file.write_text(head + '    add("wild", learning_rate=1e9)\n')
+    file.write_text(head + '    add("wild", learning_rate=1e9)\n    add("slow", learning_rate=0.01)\n')
     root = tmp_path / "root"
     first = pair(file, root)
     until(lambda: list(root.glob("*/*/config.json")), first)
@@ -216,12 +216,13 @@ def test_two_processes_do_the_same_runs_together(file, tmp_path):
 
     (status, said), (other, nothing) = (ended(process) for process in pair(file, root))
     assert (status, other, nothing) == (1, 1, [])
-    assert [line.split(": ")[0] for line in said[:3]] == ["run 1 of 2", "run 2 of 2", "diverged"]
-    (row,) = csv.DictReader((root / "runs.csv").open())
-    assert (row["row"], row["count"]) == ("plain", "360")  # each image once, though two processes looked
+    assert [line.split(": ")[0] for line in said[:4]] == ["run 1 of 3", "run 2 of 3", "diverged", "run 3 of 3"]
+    counts = {row["row"]: row["count"] for row in csv.DictReader((root / "runs.csv").open())}
+    assert counts == {"plain": "360", "slow": "360"}  # each image once, though two processes looked
     assert "| wild | " in (table := (root / "table.md").read_text()) and "seed 0 diverged" in table
-    lines = [json.loads(line) for line in (root / "plain" / "seed0" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["split"] == "validation"] == [11, 22]
+    for name in counts:
+        lines = [json.loads(line) for line in (root / name / "seed0" / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if line["split"] == "validation"] == [11, 22]
 
 
 def pair(file, root):

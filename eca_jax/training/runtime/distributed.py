@@ -69,8 +69,11 @@ def _launched() -> bool:
 
 
 @contextlib.contextmanager
-def ending_together() -> Iterator[None]:
+def ending_together(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Inside, an error in one of several processes ends them all at once, with the same exit status.
+
+    Args:
+      but: errors that all of them raise at the same place, of values that they share: those go their usual way.
 
     The process that failed leaves word in JAX's key-value store, says what was wrong, and exits without unwinding:
     whatever waits for the other processes on the way out would wait for ever. The others find the word within a second,
@@ -80,7 +83,7 @@ def ending_together() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _several():
+        if not _several() or isinstance(error, but):
             raise
         _fail(error)
 
