@@ -12,7 +12,6 @@ from flax.errors import InvalidRngError
 
 from eca_jax import create_model
 from eca_jax.layers.attention import ECA
-from eca_jax.layers.conv import Conv
 from eca_jax.layers.conv_norm_act import ConvNormAct
 from eca_jax.layers.fold import conv_norm_gate
 from eca_jax.layers.norm import BatchNorm
@@ -46,6 +45,19 @@ def test_a_part_of_a_batch_draws_what_the_batch_draws():
         np.testing.assert_array_equal(a[4:8], b)
 
 
+class Linear(nn.Module):
+    """In place of any convolution: a compiler has less to do."""
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    groups: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        return x @ self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+
+
 class Branch(nn.Module):
     """A block's last convolution, BatchNorm and gate."""
 
@@ -57,7 +69,7 @@ class Branch(nn.Module):
     def __call__(self, x, kept):
         gate = self.attention and self.attention(name="gate")
         norm = BatchNorm(group_size=self.group_size, name="norm")
-        return conv_norm_gate(x, Conv(6, 1, name="conv"), norm, gate, train=True, fold=self.fold, kept=kept)
+        return conv_norm_gate(x, Linear(6, name="conv"), norm, gate, train=True, fold=self.fold, kept=kept)
 
 
 @pytest.mark.parametrize("attention", [None, ECA])
@@ -67,7 +79,7 @@ def test_folded_or_not_the_same_branches_are_left_out(attention, group_size):
     x = jnp.asarray(random.normal(size=(EXAMPLES, 5, 5, 3)), jnp.float32)
     kept = jnp.asarray([0, 1.25, 1.25, 0, 1.25, 1.25, 0, 0])
     folded, plain = (Branch(attention, group_size, fold) for fold in (True, False))
-    variables = folded.init(jax.random.key(0), x, None)
+    variables = jax.jit(folded.init)(jax.random.key(0), x, kept)
 
     def run(branch, kept):
         def loss(params):
@@ -76,9 +88,9 @@ def test_folded_or_not_the_same_branches_are_left_out(attention, group_size):
 
         return jax.grad(loss, has_aux=True)(variables["params"])
 
-    (gradients, found), (expected_gradients, whole) = run(folded, kept), run(plain, None)
+    runs = jax.jit(lambda kept: (run(folded, kept), run(plain, kept), run(plain, jnp.ones_like(kept))))
+    (gradients, found), (expected_gradients, expected), (_, whole) = runs(kept)
     np.testing.assert_allclose(found, np.asarray(whole) * np.asarray(kept)[:, None, None, None], atol=1e-5)
-    expected_gradients, expected = run(plain, kept)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
@@ -113,32 +125,32 @@ def test_nothing_is_left_out_at_inference():
     assert str(jax.make_jaxpr(model.apply)(variables, images)) == str(jax.make_jaxpr(plain.apply)(variables, images))
 
 
+def applied(block, x):
+    """`run(kept)` -> the block's output in training."""
+    variables = jax.jit(block.init, static_argnums=2)(jax.random.key(0), x, True)
+    return jax.jit(lambda kept: block.apply(variables, x, True, kept, mutable=["batch_stats"])[0])
+
+
 @pytest.mark.parametrize(
     "block",
     [
-        InvertedResidual(4, 1, 2, Conv, BatchNorm),
-        OneShotAggregation(4, 3, True, partial(ConvNormAct, conv=Conv, norm=BatchNorm, act=nn.relu), None),
+        InvertedResidual(4, 1, 2, Linear, BatchNorm),
+        OneShotAggregation(4, 3, True, partial(ConvNormAct, conv=Linear, norm=BatchNorm, act=nn.relu), None),
     ],
     ids=["mobilenet_v2", "vovnet"],
 )
 def test_a_block_without_its_branch_is_its_input(block):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 5, 4)), jnp.float32)
-    variables = block.init(jax.random.key(0), x, True)
-    whole, found = (
-        block.apply(variables, x, True, kept, mutable=["batch_stats"])[0]
-        for kept in (None, jnp.asarray([0.0, 2.0, 1.0]))
-    )
+    run = applied(block, x)
+    whole, found = run(jnp.ones(3)), run(jnp.asarray([0.0, 2.0, 1.0]))
     np.testing.assert_array_equal(found[0], x[0])
     np.testing.assert_allclose(found[1] - x[1], 2 * (whole[1] - x[1]), atol=1e-5)
     np.testing.assert_allclose(found[2], whole[2], atol=1e-5)
 
 
 def test_a_block_without_a_residual_keeps_its_branch():
-    x, kept = jnp.ones((2, 4, 4, 4)), jnp.zeros(2)
-    block = InvertedResidual(8, 1, 2, Conv, BatchNorm)
-    variables = block.init(jax.random.key(0), x, True)
-    found, _ = block.apply(variables, x, True, kept, mutable=["batch_stats"])
-    np.testing.assert_array_equal(found, block.apply(variables, x, True, mutable=["batch_stats"])[0])
+    run = applied(InvertedResidual(8, 1, 2, Linear, BatchNorm), jnp.ones((2, 4, 4, 4)))
+    np.testing.assert_array_equal(run(jnp.zeros(2)), run(jnp.ones(2)))
 
 
 def test_features_are_left_out_by_rows_as_often_as_is_asked():
