@@ -22,6 +22,8 @@ from eca_jax.models.resnet import Bottleneck, ResNet
 
 GATES = {"plain": None, "eca": partial(ECA, kernel_size=3, name="gate"), "se": partial(SE, reduction=4, name="gate")}
 
+SLOW = pytest.mark.slow
+
 
 @pytest.fixture
 def on_a_tpu(monkeypatch):
@@ -89,13 +91,13 @@ def assert_near(found, expected, bound):
 @pytest.mark.parametrize(
     ("module", "gate", "group_size", "size", "dropping"),
     [
-        (Unit, "plain", None, 8, False),
-        (Unit, "plain", 2, 5, False),
         (Unit, "plain", 2, 8, True),
         (Unit, "eca", None, 5, False),  # 25 positions of 8 channels: the convolution again for the coefficients
-        (Unit, "eca", 2, 8, True),  # 64 positions: from products
-        (Unit, "se", 2, 8, False),
-        (Block, "eca", 2, 6, True),  # two of them, and a 3x3 convolution before one
+        pytest.param(Unit, "eca", 2, 8, True, marks=SLOW),  # 64 positions: from products
+        pytest.param(Unit, "plain", None, 8, False, marks=SLOW),
+        pytest.param(Unit, "plain", 2, 5, False, marks=SLOW),
+        pytest.param(Unit, "se", 2, 8, False, marks=SLOW),
+        pytest.param(Block, "eca", 2, 6, True, marks=SLOW),  # two of them, and a 3x3 convolution before one
     ],
 )
 def test_values_statistics_and_gradients_are_the_definitions(on_a_tpu, module, gate, group_size, size, dropping):
@@ -128,6 +130,7 @@ def exact(variables, x, weights, group_size):
         return [np.asarray(v) for v in (y, dkernel, dx)]
 
 
+@SLOW
 @pytest.mark.parametrize(
     ("mean", "size", "group_size", "dead"),
     [(100.0, 6, 4, False), (0.5, 6, 4, True), (0.5, 1, 2, False), (0.5, 2, 2, False)],
@@ -154,6 +157,7 @@ def test_under_stress_rounding_is_no_worse_than_the_definitions(on_a_tpu, mean, 
     assert all(a <= 2 * b + 1e-6 for a, b in zip(errors(fold=True), definition, strict=True))
 
 
+@SLOW
 def test_in_bfloat16_statistics_are_nearer_to_the_exact_ones_than_the_definitions(on_a_tpu):
     """They are of products in float32, and not of a result that was rounded to 8 bits."""
     x = jnp.asarray(np.random.default_rng(4).normal(0.5, 1.0, (4, 8, 8, 8)), jnp.bfloat16)
@@ -170,7 +174,7 @@ def test_in_bfloat16_statistics_are_nearer_to_the_exact_ones_than_the_definition
     assert variance(fold=True) < min(definition, 1e-4)
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("gate", ["eca", None])
 def test_a_small_network_is_the_definitions(on_a_tpu, gate):
     """Worst leaf by 2-norm. Seen: 1.6e-6, 4e-7 and 5e-6; of ECA's fold as a CPU runs it 8e-7, 3e-7 and 4e-6."""

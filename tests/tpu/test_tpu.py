@@ -166,15 +166,6 @@ def test_the_fold_saves_most_of_what_the_layer_costs_on_tpu(slice_2x2, folded):
 
 
 @pytest.mark.slow
-def test_a_bottlenecks_last_convolution_is_not_written(slice_2x2):
-    """Nor its gradient read it: a pass less in each direction."""
-    found, definition = (
-        train_step(slice_2x2, one_block(attention=None, bn_group_size=32, fold=fold)) for fold in (True, False)
-    )
-    assert found.cycles < 0.95 * definition.cycles and found.memory_total <= definition.memory_total
-
-
-@pytest.mark.slow
 def test_groups_on_one_chip_leave_no_all_reduce_per_layer(slice_2x2, folded):
     whole_batch = train_step(slice_2x2, one_block())
     assert len(folded.all_reduces) <= 4 < len(whole_batch.all_reduces)
