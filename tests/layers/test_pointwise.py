@@ -91,7 +91,7 @@ def assert_near(found, expected, bound):
 @pytest.mark.parametrize(
     ("module", "gate", "group_size", "size", "dropping"),
     [
-        (Unit, "plain", 2, 8, True),
+        pytest.param(Unit, "plain", 2, 8, True, marks=SLOW),
         (Unit, "eca", None, 5, False),  # 25 positions of 8 channels: the convolution again for the coefficients
         pytest.param(Unit, "eca", 2, 8, True, marks=SLOW),  # 64 positions: from products
         pytest.param(Unit, "plain", None, 8, False, marks=SLOW),
