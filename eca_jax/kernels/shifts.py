@@ -17,4 +17,4 @@ def shifts(
 
 def split(x: jax.Array, parts: int) -> jax.Array:
     """[N, ...] -> [parts, N / parts, ...]"""
-    return x.reshape(parts, len(x) // parts, *x.shape[1:])
+    return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])  # not len: the batch of an export is a symbol

@@ -52,6 +52,7 @@ class Linear(nn.Module):
     kernel_size: int = 1
     stride: int = 1
     groups: int = 1
+    mean_commutes = False  # so that `conv_norm_gate` asks no more of it
 
     @nn.compact
     def __call__(self, x):
