@@ -158,10 +158,11 @@ def folded(slice_2x2):
 
 
 @pytest.mark.slow
-def test_the_fold_saves_most_of_what_the_layer_costs_on_tpu(slice_2x2, folded):
-    plain = train_step(slice_2x2, one_block(attention=None, bn_group_size=32))
+def test_with_eca_folded_a_step_accesses_less_than_the_plain_definition_on_tpu(slice_2x2, folded):
+    """The layer adds to the plain block; the fold does not, to one that writes all its convolutions."""
+    plain = train_step(slice_2x2, one_block(attention=None, bn_group_size=32, fold=False))
     layer = train_step(slice_2x2, one_block(bn_group_size=32, fold=False))
-    assert folded.bytes_accessed - plain.bytes_accessed < 0.3 * (layer.bytes_accessed - plain.bytes_accessed)
+    assert folded.bytes_accessed < plain.bytes_accessed < layer.bytes_accessed
     assert plain.hbm_bytes < layer.hbm_bytes and 0 < plain.bandwidth_seconds < plain.seconds
 
 
