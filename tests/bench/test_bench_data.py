@@ -24,6 +24,7 @@ def test_the_data_benchmark_measures_records_and_augmentation_beside_timms():
     assert "timm's transforms, DataLoader" in report.text and "CPU ms an image" in report.text
 
 
+@pytest.mark.slow
 def test_a_long_run_of_the_pipeline_is_looked_at_ten_times():
     report = endurance.run(100, "folder", "")
     assert len(report.result["memory_mib"]) == 10 and min(report.result["memory_mib"]) > 50

@@ -182,6 +182,7 @@ print({"flax", "optax", "orbax", "PIL", "tensorflow"} & set(sys.modules))
     assert result.stdout == "set()\nset()\n", result.stderr
 
 
+@pytest.mark.slow
 def test_batches_are_split_over_all_devices(weights):
     """In a process with four devices: sizes become multiples of four, and every device gets a part."""
     check = f"""

@@ -43,6 +43,7 @@ def directory(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_readmes_five_lines_predict(directory, capsys):
     run("README.md", "Predictor.load")
     assert tuple(line.split()[0] for line in capsys.readouterr().out.splitlines()) == PHOTOS

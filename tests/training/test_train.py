@@ -152,6 +152,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         assert np.isfinite(ours).all()
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_model_starts_from_the_weights_given(config, tmp_path, capsys):
     config.num_epochs = 1
     train(config, tmp_path / "first")
