@@ -278,18 +278,12 @@ def table(
     return lines
 
 
-def markdown(
-    sweep: Sweep,
-    summaries: Mapping[str, Summary],
-    parameters: Mapping[str, int],
-    seeds: int,
-    remarks: Mapping[str, str],
-) -> str:
-    """The table with what is to be known of it; see `table`."""
-    header, *lines = table(sweep, summaries, parameters, seeds, remarks)
-    shown = [header, ["---"] * len(header), *lines]
+def markdown(name: str, lines: Sequence[Sequence[str]], summaries: Mapping[str, Summary]) -> str:
+    """The lines of a sweep's `table` as a page, with what is to be known of them."""
+    header, *rows = lines
+    shown = [header, ["---"] * len(header), *rows]
     text = [
-        f"# {sweep.name}",
+        f"# {name}",
         "",
         *("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in shown),
     ]

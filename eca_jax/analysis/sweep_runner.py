@@ -142,8 +142,9 @@ def _write(
         remarks[name] = "; ".join(filter(None, (remarks.get(name, ""), f"seed {seed} diverged")))
     summaries = summarize(sweep, results)
     root.mkdir(parents=True, exist_ok=True)
-    write_whole(root / "table.md", markdown(sweep, summaries, parameters, seeds, remarks).encode())
-    _write_csv(root / "table.csv", table(sweep, summaries, parameters, seeds, remarks))
+    lines = table(sweep, summaries, parameters, seeds, remarks)
+    write_whole(root / "table.md", markdown(sweep.name, lines, summaries).encode())
+    _write_csv(root / "table.csv", lines)
     runs = [[name, seed, run.top1, run.best, run.count] for (name, seed), run in results.items()]
     _write_csv(root / "runs.csv", [["row", "seed", "top1", "best_top1", "count"], *runs])
     if summaries:

@@ -6,7 +6,6 @@ load, what takes part is its network alone, without what selects (NMS, ROIAlign,
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from eca_jax import kernels
+from eca_jax.bench import device
 from eca_jax.bench import report as bench_report
 from eca_jax.inference.detector import Detector
 from eca_jax.models import create_model, preprocessing
@@ -46,20 +46,21 @@ def measure(name: str, image_size: int, peer: bool, rounds: int, **options: Any)
         raise ValueError(f"{name} is no detector")
     detector = Detector(model, _weights(model), dataclasses.replace(preprocessing(name), image_size=image_size))
     picture = np.random.default_rng(0).integers(0, 256, (image_size * 3 // 5, image_size, 3), np.uint8)
-    contestants: dict[str, Callable[[], Any]] = {DETECTOR: lambda: detector(picture)}
+    calls: dict[str, Callable[[], Any]] = {DETECTOR: lambda: detector(picture)}
     inputs = _inputs(detector, picture)
     network = kernels.jit(lambda v, *inputs: model.apply(v, *inputs, method=verify_detection.network))
-    contestants[NETWORK] = lambda: jax.block_until_ready(network(detector.variables, *inputs))
+    calls[NETWORK] = lambda: jax.block_until_ready(network(detector.variables, *inputs))
     if peer:
-        contestants |= _torchvisions(name, options, detector, picture, inputs)
-    times: dict[str, list[float]] = {contestant: [] for contestant in contestants}
-    for turn in range(rounds + 1):
-        for contestant, call in contestants.items():
-            start = time.perf_counter()
+        calls |= _torchvisions(name, options, detector, picture, inputs)
+    return device.measure({contestant: _repeated(call) for contestant, call in calls.items()}, rounds, 0.0)
+
+
+def _repeated(call: Callable[[], Any]) -> Callable[[int], None]:
+    def passes(count: int) -> None:
+        for _ in range(count):
             call()
-            if turn:  # the first compiles and warms up
-                times[contestant].append(time.perf_counter() - start)
-    return times
+
+    return passes
 
 
 def _weights(model: Network) -> Any:

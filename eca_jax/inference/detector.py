@@ -110,7 +110,7 @@ class Detector:
         return self._layout_of(height, width).size((height, width))
 
     def _layout_of(self, height: int, width: int) -> Layout:
-        return self._layout if width >= height else self._layout.turned
+        return self._layout.turned if self._layout.turns((height, width)) else self._layout
 
     def place(self, pixels: np.ndarray) -> Placed:
         """The first of three steps, on the host: uint8 [h, w, 3] on its canvas."""

@@ -172,22 +172,22 @@ def _program(weights: Weights, input: str) -> Callable[..., Any]:
     """(weights by name, images) -> logits, or (weights, images, sizes) -> detections; in each platform's own forms."""
     model, how = weights.model, weights.card.preprocessing
 
-    def logits(variables: dict[str, Any], images: jax.Array, *sizes: jax.Array) -> Any:
+    def outputs(variables: dict[str, Any], images: jax.Array, *sizes: jax.Array) -> Any:
         if input == "uint8":
             images = normalize(images, how.mean, how.std, model.dtype)
         return model.apply(variables, images, *sizes)
 
     def one_at_a_time(variables: dict[str, Any], images: jax.Array) -> jax.Array:
         # The forms that are fast on a CPU depend on the batch size, so each image is a batch of its own.
-        return jax.lax.map(lambda image: logits(variables, image[None])[0], images)
+        return jax.lax.map(lambda image: outputs(variables, image[None])[0], images)
 
     def program(weights: dict[str, jax.Array], images: jax.Array) -> jax.Array:
-        return by_platform(unflatten_dict(weights, sep="/"), images, cpu=one_at_a_time, default=logits)
+        return by_platform(unflatten_dict(weights, sep="/"), images, cpu=one_at_a_time, default=outputs)
 
     def detections(weights: dict[str, jax.Array], images: jax.Array, sizes: jax.Array) -> Any:
         # One at a time everywhere: a detector's heads split into chunks whose number the batch would have to tell.
         def one(row: tuple[jax.Array, jax.Array]) -> Any:
-            found = logits(unflatten_dict(weights, sep="/"), row[0][None], row[1][None])
+            found = outputs(unflatten_dict(weights, sep="/"), row[0][None], row[1][None])
             return {name: values[0] for name, values in found.items() if name != "dropped"}
 
         return jax.lax.map(one, (images, sizes))

@@ -92,8 +92,7 @@ class Network(nn.Module, kw_only=True):
             return [None] * blocks
         if not 0 < self.drop_path < 1:
             raise ValueError(f"drop_path must be from 0 to below 1, not {self.drop_path}")
-        key = self.make_rng("drop_path")
-        draws = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), (blocks,)))(self._rows(x))
+        draws = self._draws("drop_path", x, blocks)
         keep = 1.0 - self.drop_path * np.arange(blocks, dtype=np.float32) / max(blocks - 1, 1)
         return [None if share == 1 else (draws[:, i] < share) / share for i, share in enumerate(keep)]
 
@@ -103,14 +102,14 @@ class Network(nn.Module, kw_only=True):
             return None
         if not 0 < self.dropout < 1:
             raise ValueError(f"dropout must be from 0 to below 1, not {self.dropout}")
-        key, share = self.make_rng("dropout"), 1.0 - self.dropout
-        shape = x.shape[-1:]
-        draws = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), shape))(self._rows(x))
-        return (draws < share) / share
+        share = 1.0 - self.dropout
+        return (self._draws("dropout", x, x.shape[-1]) < share) / share
 
-    def _rows(self, x: jax.Array) -> jax.Array:
-        """The row of each example in the batch, of which x may be a part."""
-        return self.get_variable("batch", ROW) if self.has_variable("batch", ROW) else jnp.arange(len(x))
+    def _draws(self, stream: str, x: jax.Array, count: int) -> jax.Array:
+        """Uniform [N, count] from an rng stream, by each example's row in the batch, of which x may be a part."""
+        key = self.make_rng(stream)
+        rows = self.get_variable("batch", ROW) if self.has_variable("batch", ROW) else jnp.arange(len(x))
+        return jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), (count,)))(rows)
 
 
 class BatchNormNetwork(Network, kw_only=True):

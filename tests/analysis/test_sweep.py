@@ -124,7 +124,7 @@ def test_the_table_marks_what_is_not_there_and_claims_nothing_of_one_seed(file):
     assert (se["top-1 %"], se["min-max"]) == ("99.00", "")
     assert rows[1][6:8] == ["+8.00", NO_DIFFERENCE]
     assert eca["seeds"] == "0 of 3" and "seed 0 diverged" in rows[2]
-    text = markdown(sweep, found, sizes, 3, {})
+    text = markdown(sweep.name, table(sweep, found, sizes, 3, {}), found)
     assert "360 validation images: one is 0.28 points" in text
     figure = plot(sweep, found)
     assert [label.get_text() for label in figure.legends[0].get_texts()] == ["ResNet", "se"]

@@ -55,11 +55,7 @@ class Unit(nn.Module):
         return conv_norm_gate(x, conv, norm, gate, train=train, fold=self.fold, kept=kept)
 
 
-class Block(nn.Module):
-    gate: object
-    group_size: int | None
-    fold: bool = True
-
+class Block(Unit):
     @nn.compact
     def __call__(self, x, train=True, kept=None):
         norm = partial(BatchNorm, group_size=self.group_size)
