@@ -30,4 +30,5 @@ def test_the_detector_and_its_network_are_timed_on_a_picture_with_objects(monkey
     monkeypatch.setattr(detect.Detector, "__call__", noted)
     times = detect.measure("faster_rcnn_resnet50_fpn", 64, peer=False, rounds=2, **SMALL)
     assert {name: len(values) for name, values in times.items()} == {detect.DETECTOR: 2, detect.NETWORK: 2}
-    assert len(found) == 3 and len(found[0][0]["scores"]) == 6 and np.isfinite(found[0][0]["boxes"]).all()
+    assert all(len(one["scores"]) == 6 and np.isfinite(one["boxes"]).all() for (one,) in found)
+    assert len(found) > 2
