@@ -79,7 +79,7 @@ class Classification:
     nominal_examples: int | None = None
     labels: Sequence[int] | None = None
 
-    best = "top1"
+    best, other_batches = "top1", ()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Classification":

@@ -146,8 +146,20 @@ class Detection:
 
     @property
     def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        count, layout = self.batch_size, self.layout
+        return self._batch_of(self.layout)
+
+    @property
+    def other_batches(self) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
+        """The batch on the canvas turned; not where that is the same, nor where open data have no image for it."""
+        opened = "source" in self.__dict__
+        if opened and not any(self.layout.turns(example.size) for example in self.source.examples("train")):
+            return ()
+        turned = self.layout.turned
+        return () if turned == self.layout else (self._batch_of(turned),)
+
+    def _batch_of(self, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
         rows = objects.blank(layout)
+        count = self.batch_size
         return {key: jax.ShapeDtypeStruct((count, *np.shape(row)), np.asarray(row).dtype) for key, row in rows.items()}
 
     def init(self, key: jax.Array) -> Variables:

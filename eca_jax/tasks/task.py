@@ -4,7 +4,7 @@ A task is an object with the members of `Task`; it need not inherit from it. A r
 "classification", "detection" or "MODULE:CLASS" of one's own, whose `from_config` makes the task of a recipe.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -56,6 +56,10 @@ class Task(Protocol):
     @property
     def batch(self) -> Mapping[str, jax.ShapeDtypeStruct]:
         """Abstract arrays of a global batch, examples first."""
+
+    @property
+    def other_batches(self) -> Sequence[Mapping[str, jax.ShapeDtypeStruct]]:
+        """Such arrays of the other shapes that batches of training have, each a program of its own; mostly none."""
 
     @property
     def nominal_examples(self) -> int | None:

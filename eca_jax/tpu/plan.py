@@ -7,9 +7,9 @@ from typing import Any
 import jax
 
 from eca_jax.tasks.task import Task, create_task
-from eca_jax.tpu.estimate import GIB, compile_program, in_words
-from eca_jax.tpu.topology import parse_topology, tpu_slice
-from eca_jax.training.program import build
+from eca_jax.tpu.estimate import GIB, Estimate, compile_program, in_words
+from eca_jax.tpu.topology import Slice, parse_topology, tpu_slice
+from eca_jax.training.program import Program, build
 
 LAYERS_SHOWN = 15
 
@@ -28,6 +28,8 @@ def of_recipe(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
 def plan(task: Task, config: Mapping[str, Any], topology: str, num_examples: int) -> dict[str, Any]:
     """What training a task by a recipe on the slice `topology` takes, as plain data.
 
+    All of it is of `Task.batch`, but for `other_batches`, a row for each of the others, and `fits`, which is of all.
+
     Args:
       num_examples: of the training set, for the length of an epoch.
 
@@ -39,9 +41,8 @@ def plan(task: Task, config: Mapping[str, Any], topology: str, num_examples: int
     batch_size = config["batch_size"]
     steps_per_epoch = max(num_examples // batch_size, 1)
     program = build(task, config, slice_.mesh(), steps_per_epoch)
-    start = time.monotonic()
-    _, estimate = compile_program(slice_, program.train_step, program.state, program.batch)
-    compile_seconds = time.monotonic() - start
+    estimate, compile_seconds = _compiled(slice_, program, program.batch)
+    others = [_other(program, slice_, batch) for batch in program.other_batches]
     return {
         "model": task.name,
         "topology": slice_.name,
@@ -54,7 +55,7 @@ def plan(task: Task, config: Mapping[str, Any], topology: str, num_examples: int
         "checkpoint_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.state)),
         "memory_bytes_per_device": {**estimate.memory, "total": estimate.memory_total},
         "memory_capacity_bytes_per_device": estimate.memory_capacity,
-        "fits": estimate.memory_total <= estimate.memory_capacity,
+        "fits": estimate.memory_total <= estimate.memory_capacity and all(other["fits"] for other in others),
         "flops_per_device": estimate.flops,
         "bytes_accessed_per_device": estimate.bytes_accessed,
         "hbm_bytes_per_device": estimate.hbm_bytes,
@@ -73,6 +74,29 @@ def plan(task: Task, config: Mapping[str, Any], topology: str, num_examples: int
         "layers": [
             {"layer": layer, "cycles": cycles, "share": cycles / estimate.cycles} for layer, cycles in estimate.layers
         ],
+        "other_batches": others,
+        "compile_seconds": compile_seconds,
+    }
+
+
+def _compiled(slice_: Slice, program: Program, batch: Mapping[str, Any]) -> tuple[Estimate, float]:
+    """The estimate of the step of a batch, and the seconds that it took to compile. Raises as `compile_program`."""
+    start = time.monotonic()
+    estimate = compile_program(slice_, program.train_step, program.state, batch)[1]
+    return estimate, time.monotonic() - start
+
+
+def _other(program: Program, slice_: Slice, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What a batch of other shapes takes."""
+    estimate, compile_seconds = _compiled(slice_, program, batch)
+    return {
+        "shapes": {key: array.shape for key, array in batch.items() if array.shape != program.batch[key].shape},
+        "memory_bytes_per_device": estimate.memory_total,
+        "fits": estimate.memory_total <= estimate.memory_capacity,
+        "hbm_bytes_per_device": estimate.hbm_bytes,
+        "all_reduces": len(estimate.all_reduces),
+        "estimated_cycles": estimate.cycles,
+        "estimated_step_seconds": estimate.seconds,
         "compile_seconds": compile_seconds,
     }
 
@@ -101,6 +125,7 @@ def describe(plan: Mapping[str, Any]) -> str:
         f"  step            {plan['estimated_step_seconds'] * 1e3:.1f} ms, "
         f"{plan['estimated_cycles'] / 1e6:.1f} million cycles",
         f"  speed           {plan['estimated_images_per_second']:,.0f} images/s",
+        *map(_of_other, plan["other_batches"]),
         f"  training        {plan['estimated_hours']:.1f} hours for {plan['num_epochs']} epochs of "
         f"{plan['num_examples']:,} images",
         f"Dearest of {len(plan['layers'])} layers and passes (a fused operation counts for the layer of its result):",
@@ -110,6 +135,15 @@ def describe(plan: Mapping[str, Any]) -> str:
         moved = f"{plan['unestimated_hbm_bytes'] / 1e9:.1f} GB of the traffic"
         lines.append(f"Without an estimate, {moved}: {in_words(plan['unestimated'])}")
     return "\n".join(lines)
+
+
+def _of_other(other: Mapping[str, Any]) -> str:
+    shapes = ", ".join(f"{key} {list(shape)}" for key, shape in other["shapes"].items())
+    return (
+        f"  other batches   {shapes}: {other['estimated_step_seconds'] * 1e3:.1f} ms, "
+        f"{other['estimated_cycles'] / 1e6:.1f} million cycles; {_gib(other['memory_bytes_per_device'])}: "
+        + ("fits" if other["fits"] else "DOES NOT FIT")
+    )
 
 
 def _gib(size: int) -> str:

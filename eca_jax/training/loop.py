@@ -352,10 +352,7 @@ def _check(config: Mapping[str, Any]) -> None:
 
 
 def _compile(program: Program, progress: Progress) -> Callable[[TrainState, Any], Any]:
-    """The train step, compiled before any data is read, so that what does not fit fails at once.
-
-    It is compiled once more for every other shape that a batch has.
-    """
+    """The train step, compiled for every shape of a batch before any data is read: what does not fit fails at once."""
     compiled: dict[Any, Any] = {}
 
     def of(batch: Any) -> Any:
@@ -364,7 +361,8 @@ def _compile(program: Program, progress: Progress) -> Callable[[TrainState, Any]
             compiled[shapes] = _compiled(program, batch, progress)
         return compiled[shapes]
 
-    of(program.batch)
+    for batch in (program.batch, *program.other_batches):
+        of(batch)
     return lambda state, batch: of(batch)(state, batch)
 
 
@@ -373,10 +371,11 @@ def _compiled(program: Program, batch: Any, progress: Progress) -> Any:
     compiled = program.train_step.lower(program.state, batch).compile()
     memory: Any = compiled.memory_analysis()
     costs: Any = compiled.cost_analysis()
+    other = [f"{key} {list(batch[key].shape)}" for key in batch if batch[key].shape != program.batch[key].shape]
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     progress.say(
-        f"train step compiled in {time.monotonic() - started:.1f} s: {used / 2**30:.2f} GiB of memory and "
-        f"{costs['flops'] / 1e9:.1f} GFLOPs a device and step"
+        f"train step{' of ' if other else ''}{', '.join(other)} compiled in {time.monotonic() - started:.1f} s: "
+        f"{used / 2**30:.2f} GiB of memory and {costs['flops'] / 1e9:.1f} GFLOPs a device and step"
     )
     return compiled
 

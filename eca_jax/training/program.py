@@ -30,6 +30,7 @@ class Program:
       task, optimizer, schedule: what the recipe names.
       mesh: one axis, "data": batches are split over it, the state is on every device.
       state, batch: abstract arguments (shape, dtype, sharding) of `train_step`.
+      other_batches: the batches of other shapes that training has too.
       train_step: jitted (state, batch) -> (state, sums); takes over the buffers of the state it is given.
       outputs: jitted (variables, batch) -> what the task's meter needs, split over the devices.
       init: jitted () -> the state before the first step.
@@ -41,6 +42,7 @@ class Program:
     mesh: Mesh
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
+    other_batches: tuple[dict[str, jax.ShapeDtypeStruct], ...]
     train_step: kernels.Program
     outputs: kernels.Program
     init: Callable[[], TrainState]
@@ -71,6 +73,7 @@ def build(task: Task, config: Mapping[str, Any], mesh: Mesh, steps_per_epoch: in
         microbatches=config["microbatches"],
         devices=mesh.size,
         steps_per_epoch=steps_per_epoch,
+        frozen=tuple(config["optimizer"]["frozen"]),
     )
 
     def init() -> TrainState:
@@ -87,6 +90,7 @@ def build(task: Task, config: Mapping[str, Any], mesh: Mesh, steps_per_epoch: in
         mesh=mesh,
         state=sharding.placed(jax.eval_shape(init), replicated),
         batch=sharding.placed(dict(task.batch), split),
+        other_batches=tuple(sharding.placed(dict(batch), split) for batch in task.other_batches),
         train_step=kernels.jit(
             train_step,
             in_shardings=(replicated, split),

@@ -1,12 +1,13 @@
 """The training step of any task, as a pure function of (state, batch)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from eca_jax.tasks.task import EPOCH, ROW, Batch, Sums, Task, Variables
+from eca_jax.training import parameters
 from eca_jax.training.state import TrainState
 
 EMA_WARMUPS = ("tf", "timm", "none")
@@ -25,10 +26,12 @@ def make_train_step(
     microbatches: int = 1,
     devices: int = 1,
     steps_per_epoch: int = 1,
+    frozen: Sequence[str] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """`step(state, batch) -> (state, sums)`: one update on the task's loss.
 
-    The sums are the task's, and "gradient_norm", the Euclidean norm of all gradients.
+    The sums are the task's, and "gradient_norm", the Euclidean norm of all gradients. Parameters whose path matches one
+    of the patterns `frozen` have a gradient of zero, which takes no pass backwards.
 
     Its key is fold_in(seed, step), so that a resumed run draws what the uninterrupted one would have.
     The moving average, where the state has one, follows the new variables by ema <- d * ema + (1 - d) * new, where d
@@ -54,6 +57,9 @@ def make_train_step(
             return task.loss({"params": params, **state.collections}, whole, key)
 
         (_, (changed, sums)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        if frozen:
+            still = parameters.matching(gradients, frozen)
+            gradients = jax.tree.map(lambda g, is_still: jnp.zeros_like(g) if is_still else g, gradients, still)
         return gradients, changed, sums
 
     def parts(state: TrainState, batch: Batch, key: jax.Array) -> _Pass:

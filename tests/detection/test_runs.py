@@ -44,7 +44,12 @@ def start(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(start, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
-    ends(start(workdir))
+    process = start(workdir)
+    said = process.communicate(timeout=300)[0].splitlines()
+    compiled = [i for i, line in enumerate(said) if "train step" in line and "compiled in" in line]
+    first = next(i for i, line in enumerate(said) if "step 1 " in line)
+    # Both orientations before the first step, and neither again.
+    assert len(compiled) == 2 and max(compiled) < first and "image [3, 96, 64, 3]" in said[compiled[1]]
     return workdir
 
 

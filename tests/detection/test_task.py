@@ -1,5 +1,7 @@
 """The task of detection: batches, frozen parameters, COCO's figures."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,3 +151,19 @@ def test_the_recipe_names_a_task_with_its_batch():
     config.task = "detection"
     with pytest.raises(ValueError, match="is no detector"):
         create_task(config)
+
+
+def test_a_recipe_on_a_canvas_that_is_no_square_has_two_shapes_of_batches():
+    """Without data both; with data those that they have."""
+    from tiny_detection import Tiny, get_config
+
+    def shapes(both):
+        task = Tiny.from_config(get_config())
+        source = ShapesSource((64, 96), {"train": 9, "validation": 1}, both=both)
+        task = dataclasses.replace(task, open_source=lambda: source)
+        before, _ = task.other_batches, task.train_examples
+        return [[batch["image"].shape for batch in batches] for batches in ((task.batch,), before, task.other_batches)]
+
+    broad, upright = (3, 64, 96, 3), (3, 96, 64, 3)
+    assert shapes(both=True) == [[broad], [upright], [upright]]
+    assert shapes(both=False) == [[broad], [upright], []]

@@ -1,7 +1,9 @@
 """Plans: what they say, and what they refuse."""
 
 import json
+from pathlib import Path
 
+import jax
 import pytest
 
 import eca_jax
@@ -45,3 +47,24 @@ def test_a_recipe_is_planned_without_data(capsys):
     assert found["checkpoint_bytes"] > 8 * found["parameters"]  # the parameters and SGD's momentum
     words = plan.describe(found)
     assert "eca_resnet18 on v5e:2x2: 4 chips" in words and "fits" in words and "The compiler's estimate" in words
+
+
+@pytest.mark.slow
+def test_batches_of_other_shapes_are_planned_too(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tasks")
+    from regression import Regression
+
+    class Two(Regression):
+        @property
+        def other_batches(self):
+            return ({key: jax.ShapeDtypeStruct((64, *a.shape[1:]), a.dtype) for key, a in self.batch.items()},)
+
+    found = plan.plan(Two(32, 0), config(bn_group_size=0), "v5e:2x2", 1437)
+    (other,) = found["other_batches"]
+    assert other["shapes"]["pixels"] == (64, 64) and other["fits"] and other["estimated_cycles"] > 0
+    assert "other batches   mask [64], pixels [64, 64], value [64]: " in plan.describe(found)
+    plain = plan.plan(Regression(32, 0), config(bn_group_size=0), "v5e:2x2", 1437)
+    assert plain["other_batches"] == [] and "other batches" not in plan.describe(plain)
+    assert {key: plain[key] for key in ("estimated_cycles", "all_reduces")} == {
+        key: found[key] for key in ("estimated_cycles", "all_reduces")
+    }

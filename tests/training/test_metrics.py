@@ -46,6 +46,30 @@ def test_the_gradient_norm_is_that_of_all_gradients():
     state = TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), None)
     _, sums = jax.jit(make_train_step(Slope, optimizer, seed=0))(state, {})
     assert float(sums["gradient_norm"]) == 5.0
+    _, sums = jax.jit(make_train_step(Slope, optimizer, seed=0, frozen=("a",)))(state, {})
+    assert float(sums["gradient_norm"]) == 4.0
+
+
+class Two:
+    """A loss of two layers, whose gradients are a product each, and one more for that of the first."""
+
+    @staticmethod
+    def loss(variables, batch, key):
+        params = variables["params"]
+        return jnp.sum(jnp.square(batch["x"] @ params["a"] @ params["b"])), ({}, {"count": jnp.float32(1)})
+
+
+def test_no_pass_backwards_is_made_for_what_is_frozen():
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    params = {"a": jnp.ones((64, 64)), "b": jnp.ones((64, 64))}
+    state = TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), None)
+
+    def products(**options):
+        step = jax.jit(make_train_step(Two, optimizer, seed=0, **options))
+        costs = step.lower(state, {"x": jnp.ones((64, 64))}).compile().cost_analysis()
+        return round(costs["flops"] / (2 * 64**3))
+
+    assert (products(), products(frozen=("a",))) == (5, 3)
 
 
 @pytest.fixture
