@@ -12,7 +12,7 @@ A layout that ends in `S(n)` places an array on the chip (1: vector memory); any
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -23,12 +23,17 @@ _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _COMMENT = re.compile(r"/\*.*?\*/")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_NUMBER = re.compile(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
+_LIMIT = re.compile(r"ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations)=(?:\{([^}]*)\}|(%?[\w.\-]+))")
 _ENTERED = ("while", "call", "conditional", "async-start")  # a fusion's estimate covers what it calls
 _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 # What moves nothing by itself: names, ends of movements whose start is counted, and joins of prefetched slices.
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "partition-id")
 _FREE_CALLS = ("ConcatBitcast", "AllocateBuffer")
+_READ_IN_PART = {"gather", "dynamic-slice"}
+_WRITTEN_IN_PART = {"scatter", "dynamic-update-slice"}
 _COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
 
 # How people are told of what lies outside every module.
@@ -45,7 +50,7 @@ class Instruction:
     op_name: str  # where the program asked for it: "jit(step)/jvp(ResNet)/layer1_0/conv1/conv_general_dilated"
     cycles: int  # the compiler's estimate for one execution; 0 where it gives none
     called: tuple[str, ...]  # computations it runs
-    trip_count: int  # iterations of a `while`; 1 for everything else, and where the compiler does not know
+    trip_count: int  # iterations of a `while`; 1 for everything else, and where they depend on data
     operands: tuple[str, ...] = ()  # the names of the instructions whose results it reads
     target: str = ""  # what a custom call calls
 
@@ -100,7 +105,8 @@ class Module:
 
         Each instruction reads each of its operands once and writes its results once, those that do not lie on the
         chip; a fusion that reads one twice, a convolution's overlapping windows and the layouts' padding are not in it.
-        Collectives are not either.
+        Collectives are not either. What gathers or slices reads no more of an array than it writes, and what scatters
+        or updates a slice, in place, no more than what it is given beside the array.
         """
         return sum(self._moved(instruction) * times for instruction, times in self._movements())
 
@@ -134,7 +140,29 @@ class Module:
         if instruction.opcode == "slice-start":  # ((source), destination, context): as much is read as is written
             (_, from_hbm), (size, to_hbm) = _arrays(instruction.shape)[:2]
             return size * (from_hbm + to_hbm)
-        return sum(size for size, in_hbm in _ends(shapes, instruction) if in_hbm)
+        return sum(size for size, in_hbm in self._parts(shapes, instruction) if in_hbm)
+
+    def _parts(self, shapes: dict[str, str], instruction: Instruction) -> list[tuple[int, bool]]:
+        """As `_ends`, but of each array no more than what gathering, scattering and slices touch of it."""
+        opcodes = self._opcodes(instruction)
+        results = _arrays(instruction.shape)
+        operands = [array for name in set(instruction.operands) for array in _arrays(shapes.get(name, ""))]
+        if opcodes & _READ_IN_PART and not opcodes & _WRITTEN_IN_PART:
+            written = sum(size for size, _ in results)
+            operands = [(min(size, written), in_hbm) for size, in_hbm in operands]
+        elif opcodes & _WRITTEN_IN_PART and len(results) == 1:
+            whole = results[0][0]
+            given = sum(size for size, _ in operands if size < whole)
+            results, operands = ([(min(size, given), in_hbm) for size, in_hbm in ends] for ends in (results, operands))
+        return [*results, *operands]
+
+    def _opcodes(self, instruction: Instruction) -> set[str]:
+        """The instruction's, and those of all in a fusion's computations."""
+        found = {instruction.opcode}
+        for called in instruction.called if instruction.opcode == "fusion" else ():
+            for inner in self.computations.get(called, ()):
+                found |= self._opcodes(inner)
+        return found
 
     def _lacks_estimate(self, instruction: Instruction) -> bool:
         moves = instruction.free or instruction.opcode.endswith("-start")
@@ -162,24 +190,34 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """Read `compiled.as_text()`. Raises ValueError where it holds no entry computation."""
+    """Read `compiled.as_text()`. Raises ValueError where it holds no entry computation.
+
+    Where the compiler has not noted how often a loop runs, its condition says so: a counter, from 0, below a number.
+    """
     computations: dict[str, list[Instruction]] = {}
-    entry, current = None, None
+    entry, name, current = None, "", None
+    numbers: dict[str, int] = {}  # constants by their names
+    limits: dict[str, int] = {}  # of counters, by the computations that compare them; those stand before their loops
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):
-            current = computations.setdefault(header[2], [])
-            entry = header[2] if header[1] else entry
+            name = header[2]
+            current = computations.setdefault(name, [])
+            entry = name if header[1] else entry
         elif current is not None and (match := _INSTRUCTION.match(line)):
-            current.append(_instruction(line, match))
+            current.append(_instruction(line, match, limits))
+            if number := _NUMBER.search(line):
+                numbers[number[1]] = int(number[2])
+            elif (limit := _LIMIT.search(line)) and limit[1] in numbers:
+                limits[name] = numbers[limit[1]]
     if entry is None:
         raise ValueError("not the text of a compiled XLA program: it has no ENTRY computation")
     return Module(computations, entry)
 
 
-def _instruction(line: str, match: re.Match) -> Instruction:
+def _instruction(line: str, match: re.Match, limits: Mapping[str, int]) -> Instruction:
     cycles = _CYCLES.search(line)
     op_name = _OP_NAME.search(line)
-    trips = _TRIP_COUNT.search(line)
+    trips, condition = _TRIP_COUNT.search(line), _CONDITION.search(line)
     called = tuple(
         name.strip().lstrip("%") for several, one in _CALLED.findall(line) for name in (several or one).split(",")
     )
@@ -191,7 +229,7 @@ def _instruction(line: str, match: re.Match) -> Instruction:
         op_name=op_name[1] if op_name else "",
         cycles=int(cycles[1]) if cycles else 0,
         called=called,
-        trip_count=int(trips[1]) if trips else 1,
+        trip_count=int(trips[1]) if trips else limits.get(condition[1], 1) if condition else 1,
         operands=tuple(_OPERAND.findall(_parenthesis(line, match.end()))),
         target=target[1] if target else "",
     )

@@ -118,6 +118,61 @@ def test_traffic_is_what_does_not_lie_on_the_chip_copies_included():
     assert hlo.parse(PLACED).hbm_bytes() == 800 + 800 + 200 + 800 + 800 + 1024
 
 
+LOOPED = """HloModule jit_step, is_scheduled=true
+
+%rows (p: bf16[900,4], i: s32[8]) -> bf16[8,4] {
+  ROOT %gather = bf16[8,4]{1,0} gather(%p, %i), offset_dims={1}
+}
+
+%add_rows (p: f32[900,4], i: s32[8], u: f32[8,4]) -> f32[900,4] {
+  ROOT %scatter = f32[900,4]{1,0} scatter(%p, %i, %u), to_apply=%sum
+}
+
+%nested (p: f32[900,4], i: s32[8], u: f32[8,4]) -> f32[900,4] {
+  ROOT %inner = f32[900,4]{1,0} fusion(%p, %i, %u), kind=kCustom, calls=%add_rows
+}
+
+%body (p: (s32[], f32[900,4])) -> (s32[], f32[900,4]) {
+  %map = bf16[900,4]{1,0} get-tuple-element(%p), index=2
+  %places = s32[8]{0} get-tuple-element(%p), index=3
+  %total = f32[900,4]{1,0} get-tuple-element(%p), index=1
+  %read = bf16[8,4]{1,0} fusion(%map, %places), kind=kCustom, calls=%rows
+  %update = f32[8,4]{1,0} convert(%read), backend_config={"estimated_cycles":"7"}
+  %new = f32[900,4]{1,0} fusion(%total, %places, %update), kind=kCustom, calls=%nested
+  ROOT %out = (s32[], f32[900,4]) tuple(%i, %new)
+}
+
+%condition (p: (s32[], f32[900,4])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(40)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %less = pred[]{:T(512)} compare(%i, %limit), direction=LT, metadata={op_name="jit(step)/while/cond/lt"}
+}
+
+%until (p: (pred[], f32[8])) -> pred[] {
+  ROOT %done = pred[] get-tuple-element(%p), index=0
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %loop = (s32[], f32[900,4]) while(%t), condition=%condition, body=%body
+  ROOT %other = (pred[], f32[8]) while(%u), condition=%until, body=%until
+}
+"""
+
+
+def test_a_loop_runs_as_often_as_its_condition_says():
+    """And once where that depends on the data."""
+    module = hlo.parse(LOOPED)
+    assert module.cycles() == 40 * 7
+    assert [times for i, times in module.executed() if i.name == "done"] == [1, 1]
+
+
+def test_rows_that_are_read_or_written_are_not_the_whole_array():
+    """A turn: 8 rows of two bytes read and written, them read and written as four, and added to rows of the total."""
+    places, rows, wide, comparison = 8 * 4, 8 * 4 * 2, 8 * 4 * 4, 4 + 4 + 1
+    turn = (places + 2 * rows) + (rows + wide) + (places + wide + 2 * (places + wide)) + comparison
+    assert hlo.parse(LOOPED).hbm_bytes() == 40 * turn
+
+
 def test_what_is_read_and_written_counts_wherever_it_lies():
     """By instruction: near, both, kernel, count (of 4 bytes), padded; each its results and its operands."""
     assert hlo.parse(PLACED).operand_bytes() == (800 + 800) + (40 + 800 + 800) + (800 + 800) + 4 + (1024 + 800)
