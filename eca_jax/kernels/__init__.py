@@ -14,6 +14,7 @@ from eca_jax.kernels.pointwise import Pointwise, pointwise
 from eca_jax.kernels.pool import max_pool
 from eca_jax.kernels.program import Program, jit
 from eca_jax.kernels.scale import batch_statistics, scale_shift
+from eca_jax.kernels.turned import turned
 
 __all__ = [
     "Convolution",
@@ -32,4 +33,5 @@ __all__ = [
     "one_filter",
     "pointwise",
     "scale_shift",
+    "turned",
 ]

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eca_jax.kernels import turned
+
 MODES = ("batch", "pair", "elem")
 # Of a draw of Gamma, and the numbers from which one of Beta is made.
 TRIES = 12
@@ -118,8 +120,7 @@ class Mix:
 
     def partners(self, values: jax.Array) -> jax.Array:
         """Each example's partner, [N, ...]."""
-        groups = values.reshape(-1, self.group, *values.shape[1:])
-        return groups[:, ::-1].reshape(values.shape)
+        return turned(values, self.group)
 
 
 def beta(uniforms: jax.Array, alpha: float) -> jax.Array:

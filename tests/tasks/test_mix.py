@@ -11,7 +11,7 @@ from scipy import stats
 from eca_jax import create_model
 from eca_jax.models.inputs import Preprocessing
 from eca_jax.tasks.classification import Classification
-from eca_jax.tasks.erase import Erase
+from eca_jax.tasks.erase import BITS, Erase, normal_noise
 from eca_jax.tasks.losses import binary_cross_entropy, smoothed, soft_cross_entropy
 from eca_jax.tasks.mix import UNIFORMS, Mix, beta, box_of
 from eca_jax.tasks.task import EPOCH
@@ -174,6 +174,20 @@ def test_erasing_fills_its_rectangles_and_nothing_else(fill):
         assert abs(values.mean()) < (0.5 if fill == "color" else 0.1)
     first = found[0][changed[0].any(-1)]
     assert (len(np.unique(first, axis=0)) == 1) == (fill != "pixel")
+
+
+@pytest.mark.parametrize("channels", [3, 4])  # of one word, of two
+def test_noise_is_normal_and_a_rows_own(channels):
+    drawn = jax.jit(lambda rows: normal_noise(jax.random.key(0), rows, 32, 32, channels))
+    noise = np.asarray(drawn(jnp.arange(16)))
+    np.testing.assert_array_equal(noise[5:7], drawn(jnp.arange(5, 7)))
+    assert len(np.unique(noise)) == 2**BITS and abs(noise).max() > 3.2
+    bound = 4 / noise[..., 0].size ** 0.5
+    expected = stats.norm.cdf(np.unique(noise))
+    np.testing.assert_allclose(np.diff(expected), 2.0**-BITS, rtol=1e-3)
+    values = noise.reshape(-1, channels)
+    np.testing.assert_allclose(values.mean(0), 0, atol=bound)
+    np.testing.assert_allclose(values.T @ values / len(values), np.eye(channels), atol=2 * bound)
 
 
 @pytest.mark.parametrize("sum_classes", [False, True])
