@@ -9,7 +9,8 @@ Hardware: batch 2048, so 16 chips of 128 images, or 4 GPUs of 512; on fewer, `--
 work of 100 epochs at 224. `eca-jax plan rsb_a3 v5e:4x4` estimates the time on a slice without one.
 
 LAMB, binary cross-entropy with Mixup and CutMix, RandAugment. It differs from timm's run in this: lambda is drawn for
-groups of 64 images, which share BatchNorm's statistics too, and not for each GPU's 512.
+groups of 128 images, which share BatchNorm's statistics too, and not for each GPU's 512. On chips of fewer images lower
+`--config.bn_group_size`, so that a group lies on one.
 """
 
 import ml_collections
@@ -30,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.name = "binary"
     config.loss.threshold = 0.2
     config.batch_size = 2048
+    config.bn_group_size = 128
     config.num_epochs = 100
     config.learning_rate = 8e-3
     config.optimizer.name = "lamb"
