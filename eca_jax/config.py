@@ -43,6 +43,7 @@ def default_config() -> ml_collections.ConfigDict:
             "attention": placeholder(str),
             "attention_options": placeholder(object),
             "small_images": placeholder(bool),
+            "in_chans": placeholder(int),
             "stage_sizes": placeholder(object),
             "kernel_sizes": placeholder(object),
             "width_mult": placeholder(float),

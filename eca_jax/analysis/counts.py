@@ -15,6 +15,7 @@ from jax.extend import core
 from eca_jax import kernels
 from eca_jax.layers import attention, conv, norm
 from eca_jax.models import create_model, mobilenet_v2, preprocessing, resnet
+from eca_jax.models.inputs import channels_of
 from eca_jax.models.registry import entry
 
 
@@ -147,7 +148,7 @@ def trace(model: nn.Module, image_size: int, *counters: Counter) -> tuple[Any, i
 
     The counters see every call. Nothing is computed.
     """
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, channels_of(model)), jnp.float32)
     with contextlib.ExitStack() as stack:
         for counter in counters:
             stack.enter_context(nn.intercept_methods(counter.intercept))

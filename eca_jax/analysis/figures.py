@@ -172,6 +172,11 @@ def overlays(images: Mapping[str, np.ndarray], maps: Mapping[str, np.ndarray]) -
     return figure
 
 
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, C] as [H, W, 3]: grey as three equal channels, without what comes after blue."""
+    return image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+
+
 def overlay(image: np.ndarray, heat: np.ndarray, opacity: float = 0.55) -> np.ndarray:
     """A map float32 [h, w] in [0, 1] in "magma" over an image uint8 [H, W, 3]: uint8 [H, W, 3]."""
     import matplotlib

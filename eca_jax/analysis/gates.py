@@ -19,7 +19,8 @@ from jax.sharding import Mesh
 from eca_jax import kernels, sharding
 from eca_jax.data import prefetch_to_device
 from eca_jax.data.batch import IMAGE, LABEL, MASK
-from eca_jax.tasks.classification import Accuracy, Classification
+from eca_jax.tasks.accuracy import Accuracy
+from eca_jax.tasks.classification import Classification
 from eca_jax.tasks.task import Batch, Variables
 
 REPLACEMENTS = ("mean gate", "permuted gate", "constant 0.5")
@@ -48,7 +49,7 @@ class GateStatistics:
       counts: examples of each class, [K].
       gates: by block ("layer4_2"), in the order in which the network runs them.
       metrics: "loss", "top1", "top5" and "count" of the split.
-      examples: the first image of each class asked for, by label: uint8 [H, W, 3]; of this process's part of the split.
+      examples: the first image of each class asked for, by label: uint8 [H, W, C]; of this process's part of the split.
     """
 
     counts: np.ndarray

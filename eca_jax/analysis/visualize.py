@@ -194,7 +194,7 @@ def _examples(
     pooled, maps, logits = _explained(one, images)
     names = _class_names(one.weights, one.task.source)
     likeliest, probabilities = logits.argmax(axis=1), softmax(logits).max(axis=1)
-    shown = {name: image for name, image in zip(classes.values(), images, strict=True)}
+    shown = {name: figures.as_rgb(image) for name, image in zip(classes.values(), images, strict=True)}
     predicted = {
         f"{name}\npredicted {names[best]}, {share:.0%}": image
         for (name, image), best, share in zip(shown.items(), likeliest, probabilities, strict=True)
@@ -245,7 +245,7 @@ def _examples(
 
 
 def _explained(one: Seen, images: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
-    """Descriptors by block, maps by title, and logits, of a few images uint8 [N, H, W, 3]."""
+    """Descriptors by block, maps by title, and logits, of a few images uint8 [N, H, W, C]."""
     model, variables, how = one.weights.model, one.weights.variables, one.task.preprocessing
     shapes = map_layers(model, variables, jnp.zeros((1, *images.shape[1:]), model.dtype))
     own = {name: shape for name, shape in shapes.items() if "/" not in name}

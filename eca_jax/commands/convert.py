@@ -26,6 +26,9 @@ def add_parsers(subparsers: Any) -> None:
     )
     add_weights(parser, required=False)
     parser.add_argument("--num_classes", type=positive, help="insist on this number; by default the weights tell")
+    parser.add_argument(
+        "--in_chans", type=positive, help="channels of the images: adapts weights of 3 to 1 (grey), 4 (RGBA) or others"
+    )
     parser.set_defaults(run=run)
 
 
@@ -35,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"convert takes a source and a destination, not {' '.join(args.paths)}")
     args.weights, destination = sources[0], args.paths[-1]
     ending = ending_of(destination)
-    weights = read(args, **({} if args.num_classes is None else {"num_classes": args.num_classes}))
+    chosen = {key: value for key in ("num_classes", "in_chans") if (value := getattr(args, key)) is not None}
+    weights = read(args, **chosen)
     trained = None
     if ending == RELEASE and weights.step is not None:
         trained = read_trained(args.weights, weights.step, averaged=weights.averaged)

@@ -29,9 +29,9 @@ def run(args: argparse.Namespace) -> int:
     weights = read(args)
     write = export_saved_model if args.saved_model else export
     write(args.out, weights, input=args.input, platforms=args.platforms.split(","))
-    size = weights.card.preprocessing.image_size
-    what = f"[N, S, S, 3] of {size} pixels"
+    how = weights.card.preprocessing
+    what = f"[N, S, S, {how.channels}] of {how.image_size} pixels"
     if isinstance(weights.model, Detector):
-        what = f"of a short side of {size} pixels, and their sizes"
+        what = f"of a short side of {how.image_size} pixels, and their sizes"
     print(f"{args.out}: {weights.card.model}, {args.input} images {what}")
     return 0

@@ -1,6 +1,6 @@
 """The names of a batch's arrays.
 
-`IMAGE` uint8 [N, H, W, 3], `LABEL` int32 [N], and `MASK` float32 [N], 0 for a row that does not count: an undecodable
+`IMAGE` uint8 [N, H, W, C], `LABEL` int32 [N], and `MASK` float32 [N], 0 for a row that does not count: an undecodable
 image in training, padding of the last batch in evaluation.
 """
 

@@ -5,6 +5,9 @@ exception: 16-bit greyscale counts by its high byte, where Pillow would clip nea
 converted as its Adobe marker says, transparency is dropped, of an animation the first frame is taken, and a file's
 suffix means nothing.
 
+For networks of other channels the same by `convert("L")`, grey, and by `convert("RGBA")`, where transparency stays and
+a picture without is opaque.
+
 EXIF orientation is ignored, as torchvision and timm do, and as ImageNet's accuracies are measured, unless `upright` is
 asked for: prediction does, because its pictures come from people's phones.
 """
@@ -25,6 +28,9 @@ _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # The last bytes of a whole file of the common formats, which some programs pad.
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}
 _LAST = 64
+
+# Pillow's mode of a picture, by the number of its channels.
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 # What turns a picture of each EXIF orientation upright; 1 is upright.
 _UPRIGHT = {
@@ -49,15 +55,23 @@ class UndecodableImage(ValueError):
     """The bytes are no picture that can be read; the message is the reason, one line without a name."""
 
 
-def decode(encoded: bytes, *, upright: bool = False) -> Image.Image:
+def mode_of(channels: int) -> str:
+    """Pillow's mode of a picture of so many channels. Raises ValueError for numbers that no picture has."""
+    if channels not in _MODES:
+        raise ValueError(f"pictures are read with 1 channel (grey), 3 (RGB) or 4 (RGBA), not with {channels}")
+    return _MODES[channels]
+
+
+def decode(encoded: bytes, *, upright: bool = False, mode: str = "RGB") -> Image.Image:
     """Decodes a whole image file of any kind that Pillow reads.
 
     Args:
       encoded: the file's bytes.
       upright: turn the picture as its EXIF orientation says.
+      mode: "RGB", "L" or "RGBA".
 
     Returns:
-      an image of mode "RGB".
+      an image of that mode.
 
     Raises:
       UndecodableImage: not an image, damaged, truncated, or of more pixels than Pillow allows (twice
@@ -77,18 +91,24 @@ def decode(encoded: bytes, *, upright: bool = False) -> Image.Image:
     except Exception as error:
         raise _undecodable(error) from None
     with image:
-        return to_rgb(image, upright=upright)
+        return converted(image, upright=upright, mode=mode)
 
 
-def to_rgb(image: Image.Image, *, upright: bool = False) -> Image.Image:
+def converted(image: Image.Image, *, upright: bool = False, mode: str = "RGB") -> Image.Image:
     """An opened picture of any mode as `decode` gives it, and with its errors."""
     try:
         image.load()
         orientation = _orientation(image) if upright else 1
-        rgb = _rgb(image)
+        result = _in_mode(image, mode)
     except Exception as error:
         raise _undecodable(error) from None
-    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    return result.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else result
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, C] of an image as `decode` gives it."""
+    pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def looks_complete(file: BinaryIO) -> bool:
@@ -116,11 +136,11 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == mode:
         return image
     if image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format == "PPM"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")  # the same colours, without Pillow's warning
-    return image.convert("RGB")
+    return image.convert(mode)

@@ -40,11 +40,11 @@ class Failure:
 Decoded = tuple[dict[str, np.ndarray], list[Failure]]
 
 
-def loader(*, upright: bool, cache: str = "", cache_bytes: int = 0) -> Load:
+def loader(*, upright: bool, mode: str = "RGB", cache: str = "", cache_bytes: int = 0) -> Load:
     """A function from a row to its decoded image and its label.
 
     Args:
-      upright: see `eca_jax.data.decode.decode`.
+      upright, mode: see `eca_jax.data.decode.decode`.
       cache: what to keep of each example: "encoded" files, "decoded" images (five times as large, of photographs), or
         "" for nothing. The examples that come first are kept, until `cache_bytes` are full.
 
@@ -62,7 +62,7 @@ def loader(*, upright: bool, cache: str = "", cache_bytes: int = 0) -> Load:
 
     def load(row: Row) -> tuple[Image.Image, Label]:
         encoded, label = read(row)
-        return decode(encoded, upright=upright), label
+        return decode(encoded, upright=upright, mode=mode), label
 
     if cache == "decoded":  # Pillow holds four bytes a pixel
         return _kept(load, lambda found: 4 * found[0].width * found[0].height, cache_bytes)
@@ -98,7 +98,7 @@ def decoded_batches(
     load: Load,
     pixels: Pixels,
     num_rows: int,
-    image_size: int,
+    image_shape: tuple[int, int, int],
     num_workers: int | None = None,
     label_shape: tuple[int, ...] = (),
 ) -> Iterator[Decoded]:
@@ -109,7 +109,7 @@ def decoded_batches(
     Args:
       name: of the data set, for messages.
       rows: in their order.
-      load, pixels: from a row to its image and label; from both to uint8 [image_size, image_size, 3].
+      load, pixels: from a row to its image and label; from both to uint8 of `image_shape`, [S, S, C].
       num_workers: threads; by default one for each CPU that this process may use.
       label_shape: of one label.
 
@@ -123,7 +123,7 @@ def decoded_batches(
         pending: deque[Callable[[], Decoded]] = deque()
         try:
             while batch := list(itertools.islice(rows, num_rows)):
-                pending.append(_submit(pool, batch, load, pixels, blank(len(batch), image_size, label_shape), part))
+                pending.append(_submit(pool, batch, load, pixels, blank(len(batch), image_shape, label_shape), part))
                 if len(pending) >= ahead:
                     yield pending.popleft()()
             while pending:
@@ -166,10 +166,10 @@ def _submit(
     return finished
 
 
-def blank(rows: int, image_size: int, label_shape: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
+def blank(rows: int, image_shape: tuple[int, int, int], label_shape: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
     """A batch of rows that do not count."""
     return {
-        IMAGE: np.zeros((rows, image_size, image_size, 3), np.uint8),
+        IMAGE: np.zeros((rows, *image_shape), np.uint8),
         LABEL: np.zeros((rows, *label_shape), np.int32),
         MASK: np.zeros(rows, np.float32),
     }

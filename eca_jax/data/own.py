@@ -12,9 +12,9 @@ from eca_jax.data.batch import IMAGE, LABEL, MASK
 class BatchMaker(Protocol):
     """What a class of one's own has to have; `config.dataset="MODULE:CLASS"` names it, `CLASS(data_dir)` makes it.
 
-    Batches are dicts of "image" uint8 [b, image_size, image_size, 3], "label" integers [b] and, where some rows do not
-    count, "mask" [b], 0 for those; b = batch_size / process_count. Cropping and augmentation are its own business, and
-    so are threads.
+    Batches are dicts of "image" uint8 [b, image_size, image_size, C], "label" integers [b] and, where some rows do not
+    count, "mask" [b], 0 for those; b = batch_size / process_count, and C is the model's `in_chans`, any number.
+    Cropping and augmentation are its own business, and so are threads.
     """
 
     class_names: Sequence[str]
@@ -66,7 +66,15 @@ class OwnBatches:
         """Nothing: how the images are stored is not known here."""
 
     def train_batches(
-        self, *, batch_size: int, image_size: int, seed: int, start_step: int, process_index: int, process_count: int
+        self,
+        *,
+        batch_size: int,
+        image_size: int,
+        seed: int,
+        start_step: int,
+        channels: int,
+        process_index: int,
+        process_count: int,
     ) -> Iterator[dict[str, np.ndarray]]:
         """See `BatchMaker`. Raises ValueError for a batch of another form, and where the batches end."""
         batches = self._maker.train_batches(
@@ -79,12 +87,12 @@ class OwnBatches:
         )
         count = 0
         for batch in batches:
-            yield self._checked(batch, batch_size // process_count, image_size)
+            yield self._checked(batch, (batch_size // process_count, image_size, image_size, channels))
             count += 1
         raise ValueError(f"{self.name}: training batches have to be endless, and ended after {count}")
 
     def eval_batches(
-        self, split: str, *, batch_size: int, image_size: int, process_index: int, process_count: int
+        self, split: str, *, batch_size: int, image_size: int, channels: int, process_index: int, process_count: int
     ) -> Iterator[dict[str, np.ndarray]]:
         """See `BatchMaker`; a short batch is filled up. Raises ValueError for a batch of another form."""
         rows = batch_size // process_count
@@ -96,19 +104,19 @@ class OwnBatches:
             process_count=process_count,
         ):
             short = len(batch[LABEL]) if LABEL in batch else rows
-            checked = self._checked(batch, min(short, rows), image_size)
+            checked = self._checked(batch, (min(short, rows), image_size, image_size, channels))
             yield {
                 key: np.pad(value, [(0, rows - len(value))] + [(0, 0)] * (value.ndim - 1))
                 for key, value in checked.items()
             }
 
-    def _checked(self, batch: Mapping[str, Any], rows: int, image_size: int) -> dict[str, np.ndarray]:
+    def _checked(self, batch: Mapping[str, Any], expected: tuple[int, int, int, int]) -> dict[str, np.ndarray]:
         missing = [key for key in (IMAGE, LABEL) if key not in batch]
         if missing:
             raise ValueError(f"{self.name}: a batch has no {missing[0]!r}, only {sorted(batch)}")
+        rows = expected[0]
         image, label = np.asarray(batch[IMAGE]), np.asarray(batch[LABEL])
         mask = np.asarray(batch.get(MASK, np.ones(rows)))
-        expected = (rows, image_size, image_size, 3)
         if image.shape != expected or image.dtype != np.uint8:
             raise ValueError(f"{self.name}: images are {image.dtype}{list(image.shape)}, not uint8{list(expected)}")
         for key, values, kinds in ((LABEL, label, "iu"), (MASK, mask, "biuf")):

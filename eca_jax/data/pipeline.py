@@ -10,6 +10,7 @@ from eca_jax.data import order, resize
 from eca_jax.data.augment import (
     HorizontalFlip,
     Moving,
+    OnGrey,
     Operation,
     RandomResizedCrop,
     augmented,
@@ -17,6 +18,7 @@ from eca_jax.data.augment import (
     parse,
 )
 from eca_jax.data.batch import LABEL
+from eca_jax.data.decode import mode_of, to_array
 from eca_jax.data.decoding import Decoded, blank, decoded_batches, loader
 from eca_jax.data.own import OwnBatches
 from eca_jax.data.resize import resize_and_crop
@@ -52,6 +54,7 @@ def train_batches(
     fill: tuple[int, int, int] = IMAGENET_MEAN,
     repeats: int = 1,
     upright: bool = False,
+    channels: int = 3,
     cache: str = "",
     cache_bytes: int = 0,
     process_index: int = 0,
@@ -83,6 +86,8 @@ def train_batches(
         copies stand batch_size / repeats rows apart, so that they do not share BatchNorm statistics; of TFRecord
         files beside each other.
       upright: turn pictures as their EXIF orientation says. Published weights were trained without.
+      channels: C, 1 for grey, 3 for RGB, 4 for RGBA, of which only grey and RGB know `augment`; a source that makes its
+        own batches has any number.
       cache, cache_bytes: what to keep in memory from one epoch to the next, "encoded" files or "decoded" images, and
         how much of it in this process. The same pixels with and without.
       process_index, process_count: which rows: [index * b, (index + 1) * b) with b = batch_size / process_count.
@@ -91,7 +96,7 @@ def train_batches(
       num_workers: threads that decode; by default one for each CPU that this process may use.
 
     Yields:
-      dict of read-only arrays: "image" uint8 [b, image_size, image_size, 3]; "label" int32 [b]; "mask" float32 [b], 0
+      dict of read-only arrays: "image" uint8 [b, image_size, image_size, C]; "label" int32 [b]; "mask" float32 [b], 0
       where the image could not be decoded (its pixels and label are 0, its row stays in place, and its name is logged).
 
     Raises:
@@ -108,10 +113,13 @@ def train_batches(
     if not 1 <= repeats <= batch_size:
         raise ValueError(f"repeats must be from 1 to the batch size, not {repeats}")
     steps_per_epoch(source, batch_size)  # refuses a batch larger than the split
+    policies = parse(augment, Moving(interpolation, fill))
+    if policies and channels not in (1, 3):
+        raise ValueError(f"augment knows images of 1 or 3 channels, not of {channels}")
     operations = (
         RandomResizedCrop(image_size, crop_scale, crop_ratio, interpolation),
         *((HorizontalFlip(),) if flip else ()),
-        *parse(augment, Moving(interpolation, fill)),
+        *(map(OnGrey, policies) if channels == 1 else policies),
     )
     _check_names(operations)
     if isinstance(source, OwnBatches):
@@ -122,18 +130,20 @@ def train_batches(
             image_size=image_size,
             seed=seed,
             start_step=start_step,
+            channels=channels,
             process_index=process_index,
             process_count=process_count,
         )
 
     def pixels(row: Row, image: Image.Image) -> np.ndarray:
-        return np.asarray(augmented(image, operations, seed, row.epoch, row.index, row.copy))
+        return to_array(augmented(image, operations, seed, row.epoch, row.index, row.copy))
 
     rows = source.train_rows(
         batch_size, seed, start_step, process_index * num_rows, num_rows, repeats=repeats, window=shuffle_window
     )
-    load = loader(upright=upright, cache=cache, cache_bytes=cache_bytes)
-    batches = decoded_batches(source.name, rows, load, pixels, num_rows, image_size, num_workers)
+    load = loader(upright=upright, mode=mode_of(channels), cache=cache, cache_bytes=cache_bytes)
+    image_shape = (image_size, image_size, channels)
+    batches = decoded_batches(source.name, rows, load, pixels, num_rows, image_shape, num_workers)
     return _named_warnings(source, batches)
 
 
@@ -146,6 +156,7 @@ def eval_batches(
     resize_size: int,
     interpolation: str = "bilinear",
     upright: bool = False,
+    channels: int = 3,
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int | None = None,
@@ -159,7 +170,7 @@ def eval_batches(
       batch_size: global batch; this process yields batch_size / process_count rows at a time.
       image_size, resize_size: side of the central crop, length of the short side before it.
       interpolation: "bilinear" or "bicubic".
-      upright, process_index, process_count, num_workers: as for `train_batches`.
+      upright, channels, process_index, process_count, num_workers: as for `train_batches`.
 
     Yields:
       dicts as `train_batches` yields; "mask" is 0 for padding alone. "label" is int32 [b, K] where the source's labels
@@ -175,6 +186,7 @@ def eval_batches(
             split,
             batch_size=batch_size,
             image_size=image_size,
+            channels=channels,
             process_index=process_index,
             process_count=process_count,
         )
@@ -186,9 +198,9 @@ def eval_batches(
         return resize_and_crop(image, image_size, resize_size, interpolation)
 
     rows = source.eval_rows(split, start, stop)
-    load, shape = loader(upright=upright), source.label_shape
-    batches = decoded_batches(source.name, rows, load, pixels, num_rows, image_size, num_workers, shape)
-    return _padded(source, split, batches, num_rows, image_size, -(-largest_part // num_rows))
+    load, image_shape = loader(upright=upright, mode=mode_of(channels)), (image_size, image_size, channels)
+    batches = decoded_batches(source.name, rows, load, pixels, num_rows, image_shape, num_workers, source.label_shape)
+    return _padded(source, split, batches, num_rows, image_shape, -(-largest_part // num_rows))
 
 
 def _named_warnings(source: Source, batches: Iterator[Decoded]) -> Iterator[dict[str, np.ndarray]]:
@@ -204,11 +216,16 @@ def _named_warnings(source: Source, batches: Iterator[Decoded]) -> Iterator[dict
 
 
 def _padded(
-    source: Source, split: str, batches: Iterator[Decoded], num_rows: int, image_size: int, num_batches: int
+    source: Source,
+    split: str,
+    batches: Iterator[Decoded],
+    num_rows: int,
+    image_shape: tuple[int, int, int],
+    num_batches: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Fills the last batch up and adds empty ones to `num_batches`; an undecodable example is an error."""
     for _ in range(num_batches):
-        batch, failures = next(batches, None) or (blank(0, image_size, source.label_shape), [])
+        batch, failures = next(batches, None) or (blank(0, image_shape, source.label_shape), [])
         if failures:
             name = source.describe(split, failures[0].index)
             raise ValueError(f"cannot decode {split} image {name}: {failures[0].reason}")

@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+from eca_jax.data.decode import to_array
+
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 # Pixels of a resized image above which only the crop's are computed.
@@ -36,13 +38,13 @@ def resize_and_crop(image: Image.Image, image_size: int, resize_size: int, inter
     """`Resize(resize_size)` on the short side and `CenterCrop(image_size)`, torchvision's on PIL bit for bit.
 
     Args:
-      image: of mode "RGB".
+      image: of mode "RGB", "L" or "RGBA"; where the last is transparent its colours count for nothing.
       image_size: side of the square that is cropped from the centre; zeros where it sticks out.
       resize_size: length of the short side before the crop.
       interpolation: "bilinear" or "bicubic".
 
     Returns:
-      uint8 [image_size, image_size, 3], read-only.
+      uint8 [image_size, image_size, C], read-only.
 
     Raises:
       ValueError: another interpolation.
@@ -57,7 +59,7 @@ def resize_and_crop(image: Image.Image, image_size: int, resize_size: int, inter
         top, left = top - first[0], left - first[1]
     else:
         image = image.resize((width, height), RESAMPLING[interpolation])
-    return np.asarray(image.crop((left, top, left + image_size, top + image_size)))
+    return to_array(image.crop((left, top, left + image_size, top + image_size)))
 
 
 def enlarged_window(
@@ -73,20 +75,23 @@ def enlarged_window(
     version 13 it begins with the columns of an image whose height shrinks by over twice what the width does.)
 
     Args:
-      image: of mode "RGB".
+      image: of mode "RGB", "L" or "RGBA".
       size: (height, width) of the whole resized image, neither less than the image's.
       interpolation: "bilinear" or "bicubic".
       start, count: the window: (row, column) of its corner, (rows, columns) of it.
 
     Returns:
-      an image of mode "RGB".
+      an image of the same mode.
     """
+    if image.mode == "RGBA":  # as Pillow: colours are weighted by their opacity
+        weighted = enlarged_window(image.convert("RGBa"), size, interpolation, start, count)
+        return weighted.convert("RGBA")
     first, weights = _weights(image.height, size[0], interpolation, start[0], count[0])
     top, bottom = int(first.min()), int(first.max()) + weights.shape[1]
-    strip = np.asarray(image.crop((0, top, image.width, min(bottom, image.height))))
+    strip = to_array(image.crop((0, top, image.width, min(bottom, image.height))))
     columns = _weights(image.width, size[1], interpolation, start[1], count[1])
     strip = _resample(strip.transpose(1, 0, 2), *columns).transpose(1, 0, 2)
-    return Image.fromarray(np.ascontiguousarray(_resample(strip, first - top, weights)))
+    return Image.frombytes(image.mode, count[::-1], _resample(strip, first - top, weights).tobytes())
 
 
 def _weights(length: int, size: int, interpolation: str, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:

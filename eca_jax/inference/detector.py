@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from eca_jax import kernels
-from eca_jax.data.decode import to_rgb
+from eca_jax.data.decode import converted
 from eca_jax.data.objects import Layout, resize_bilinear
 from eca_jax.models.detection.canvas import canvas_of, long_side
 from eca_jax.models.detection.detector import Detector as Network
@@ -153,10 +153,10 @@ def as_pixels(image: Picture) -> np.ndarray:
             raise ValueError(f"an array of an image is uint8 [h, w, 3], not {image.dtype} {list(image.shape)}")
         return image
     if isinstance(image, Image.Image):
-        return np.asarray(to_rgb(image, upright=True))
+        return np.asarray(converted(image, upright=True))
     try:
         with Image.open(image) as opened:
-            return np.asarray(to_rgb(opened, upright=True))
+            return np.asarray(converted(opened, upright=True))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no image {image}") from None
     except (OSError, ValueError) as error:

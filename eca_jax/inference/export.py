@@ -104,8 +104,7 @@ def export_saved_model(
         arguments = [*(module.weights[name] for name in sorted(arrays)), images]  # JAX sorts the keys of a dict
         return {"logits": xla.call_module([arguments[i] for i in program.module_kept_var_idx], **how)[0]}
 
-    size = card.preprocessing.image_size
-    specification = tf.TensorSpec([None, size, size, 3], input, name="images")
+    specification = tf.TensorSpec([None, *card.preprocessing.shape], input, name="images")
     module.logits = tf.function(logits, autograph=False, input_signature=[specification])
     with replacing(path) as temporary:
         tf.saved_model.save(module, str(temporary), signatures=module.logits)
@@ -121,10 +120,10 @@ def _for_older_readers(module: bytes) -> bytes:
 
 
 def _exported(weights: Weights, input: str, platforms: Sequence[str], upright: bool = False) -> jax.export.Exported:
-    """Takes ({name: weight}, images [batch, H, W, 3]), of a detector sizes int32 [batch, 2] too; any batch size."""
+    """Takes ({name: weight}, images [batch, H, W, C]), of a detector sizes int32 [batch, 2] too; any batch size."""
     (batch,), (height, width) = jax.export.symbolic_shape("batch"), _shape(weights)
-    shape = (batch, width, height, 3) if upright else (batch, height, width, 3)
-    inputs = [jax.ShapeDtypeStruct(shape, jnp.dtype(input))]
+    size = (width, height) if upright else (height, width)
+    inputs = [jax.ShapeDtypeStruct((batch, *size, weights.card.preprocessing.channels), jnp.dtype(input))]
     if isinstance(weights.model, Detector):
         inputs.append(jax.ShapeDtypeStruct((batch, 2), jnp.int32))
     return jax.export.export(jax.jit(_program(weights, input)), platforms=platforms)(_arrays(weights), *inputs)

@@ -21,7 +21,7 @@ PROGRAMS = ("program", "upright")
 
 
 class ExportedModel:
-    """A model from one file: images [N, S, S, 3] in, float32 logits [N, classes] out, both NumPy.
+    """A model from one file: images [N, S, S, C] in, float32 logits [N, classes] out, both NumPy.
 
     The images are resized and cropped to S pixels already. Whether they are uint8, or float32 and normalised, the
     file says; see `metadata`. A program is compiled for each batch size that is seen.
@@ -37,10 +37,11 @@ class ExportedModel:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Raises ValueError unless `images` is an array of the kind that the file was exported for."""
-        images, size = np.asarray(images), self.metadata["preprocessing"]["image_size"]
-        if images.dtype != self.metadata["input"] or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+        images, how = np.asarray(images), self.metadata["preprocessing"]
+        size, channels = how["image_size"], len(how["mean"])
+        if images.dtype != self.metadata["input"] or images.ndim != 4 or images.shape[1:] != (size, size, channels):
             raise ValueError(
-                f"images must be {self.metadata['input']} [N, {size}, {size}, 3], not {images.dtype} "
+                f"images must be {self.metadata['input']} [N, {size}, {size}, {channels}], not {images.dtype} "
                 f"{list(images.shape)}"
             )
         return np.asarray(self._run(self._weights, images))

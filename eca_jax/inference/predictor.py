@@ -35,9 +35,10 @@ AnImage = TypeVar("AnImage", bound=ImageLike)
 class Predictor:
     """A model compiled for a few batch sizes, on all local devices.
 
-    An image is a path, encoded bytes, an open file, a PIL image, or an array uint8 [H, W, 3]; each is resized, cropped
-    and normalised as the weights' recipe says. Methods take one image or any iterable of them, such as an array
-    [N, H, W, 3]; results are NumPy arrays whose first axis is the images'.
+    An image is a path, encoded bytes, an open file, a PIL image, or an array uint8 [H, W, C]; each is resized, cropped
+    and normalised as the weights' recipe says. C is 3, or what the model was made for: 1 for grey, 4 for RGBA. Methods
+    take one image or any iterable of them, such as an array [N, H, W, C]; results are NumPy arrays whose first axis is
+    the images'.
 
     Images go through in batches of the largest size; what is left is padded to the next compiled size, so that no
     more than one program is compiled for each size and output. Batches are decoded by threads while the device
@@ -49,7 +50,7 @@ class Predictor:
       class_names: one a class, or None.
       batch_sizes: ascending; each the asked-for size rounded up to a multiple of the local devices.
       sharding, variables: how batches are split over the devices, and the weights, on every device.
-      programs: by output and batch size, the compiled (variables, uint8 images [size, S, S, 3]) -> output.
+      programs: by output and batch size, the compiled (variables, uint8 images [size, S, S, C]) -> output.
     """
 
     def __init__(
@@ -194,7 +195,9 @@ class Predictor:
     def _prepare(self, image: ImageLike) -> np.ndarray:
         how = self.preprocessing
         # Upright: people's phones note down how they were held.
-        return eval_image(image, how.image_size, how.resize_size, how.interpolation, upright=True)
+        return eval_image(
+            image, how.image_size, how.resize_size, how.interpolation, upright=True, channels=how.channels
+        )
 
     def _start(self, batch: list[tuple[AnImage, np.ndarray]], output: str) -> tuple[list[AnImage], Any]:
         """Hands a batch to the devices; the results are on their way when this returns."""
@@ -208,13 +211,12 @@ class Predictor:
         return [image for image, _ in batch], result
 
     def _program(self, output: str, size: int) -> Any:
-        """The compiled (variables, uint8 images [size, S, S, 3]) -> output."""
+        """The compiled (variables, uint8 images [size, S, S, C]) -> output."""
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
         if (output, size) not in self.programs:
-            model, how = self._model.clone(**OUTPUTS[output]), self.preprocessing
-            predict = on_pixels(model, self.preprocessing)
-            shape = (size, how.image_size, how.image_size, 3)
+            predict = on_pixels(self._model.clone(**OUTPUTS[output]), self.preprocessing)
+            shape = (size, *self.preprocessing.shape)
             images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=self.sharding)
             program = kernels.jit(predict, rows=1, out_shardings=self.sharding)
             self.programs[output, size] = program.lower(self.variables, images).compile()

@@ -15,7 +15,7 @@ from eca_jax.layers.conv import Conv, Layer
 from eca_jax.layers.conv_norm_act import ConvNormAct
 from eca_jax.layers.fold import dropped
 from eca_jax.layers.self_attention import BottleneckAttention, HaloAttention
-from eca_jax.models.network import BatchNormNetwork, ClassifierHead, as_images
+from eca_jax.models.network import BatchNormNetwork, ClassifierHead
 from eca_jax.models.timm_common import kernel_size_rule, register_timm
 
 STEM_CHANNELS = (24, 32, 64)
@@ -102,7 +102,7 @@ class ByobNet(BatchNormNetwork):
         norm = self._norm()
         layer = partial(ConvNormAct, conv=partial(_conv, dtype=self.dtype), norm=norm, act=nn.silu)
 
-        x = Stem(self.stem_pool, layer, name="stem")(as_images(x, self.dtype), train)
+        x = Stem(self.stem_pool, layer, name="stem")(self._images(x), train)
         outputs = []
         blocks_left = sum(self.stage_sizes)
         # The attention of a block sees its inner channels.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from flax import linen as nn
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("bilinear", "bicubic")
+RGB = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +25,18 @@ class Preprocessing:
       image_size: pixels, the side of the crop.
       crop_pct: the crop's share of the short side.
       interpolation: "bilinear" or "bicubic", both antialiased.
-      mean, std: per RGB channel, of values in [0, 1].
+      mean, std: of each channel, of values in [0, 1]. As many as there are say how an image is read: 1 as grey, 3 as
+        RGB, 4 as RGBA.
 
     Raises:
-      ValueError: a size below 1, a share outside (0, 1], or not three values in `mean` and `std`.
+      ValueError: a size below 1, a share outside (0, 1], or `mean` and `std` of different lengths.
     """
 
     image_size: int = 224
     crop_pct: float = 0.875
     interpolation: str = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -42,8 +45,32 @@ class Preprocessing:
             raise ValueError(f"crop_pct must be above 0 and at most 1, not {self.crop_pct}")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}")
-        if not len(self.mean) == len(self.std) == 3:
-            raise ValueError("mean and std take three values, for red, green and blue")
+        if not 0 < len(self.mean) == len(self.std):
+            raise ValueError(f"mean and std take one value for each channel, not {len(self.mean)} and {len(self.std)}")
+
+    @property
+    def channels(self) -> int:
+        """Of an image."""
+        return len(self.mean)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a prepared image: [S, S, C]."""
+        return (self.image_size, self.image_size, self.channels)
+
+    def for_channels(self, count: int) -> "Preprocessing":
+        """The same for another number of channels: grey has the means of red's, green's and blue's `mean` and `std`.
+
+        So has each channel beyond those there are, such as alpha, and each of two.
+        """
+        if count == self.channels:
+            return self
+
+        def values(known: tuple[float, ...]) -> tuple[float, ...]:
+            kept = known if len(known) < count else ()
+            return (*kept, *[statistics.fmean(known)] * (count - len(kept)))
+
+        return dataclasses.replace(self, mean=values(self.mean), std=values(self.std))
 
     @property
     def resize_size(self) -> int:
@@ -66,6 +93,11 @@ class Preprocessing:
         return cls(**fields)
 
 
+def channels_of(model: nn.Module) -> int:
+    """Channels of the images that a network takes: its `in_chans`, 3 where it has no such field."""
+    return getattr(model, "in_chans", RGB)
+
+
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any) -> jax.Array:
     """(images / 255 - mean) / std per channel, uint8 -> `dtype`: one multiply-add, rounded once from float32."""
     means, deviations = np.asarray(mean, np.float32), np.asarray(std, np.float32)
@@ -73,7 +105,7 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dt
 
 
 def on_pixels(model: nn.Module, preprocessing: Preprocessing) -> Callable[[Any, jax.Array], Any]:
-    """`predict(variables, images) -> output`: what the model returns for uint8 images [N, H, W, 3] at inference.
+    """`predict(variables, images) -> output`: what the model returns for uint8 images [N, H, W, C] at inference.
 
     To be compiled by `kernels.jit(..., rows=1)`.
     """

@@ -12,7 +12,7 @@ from eca_jax.layers.conv import Conv, Dense, Layer
 from eca_jax.layers.fold import conv_norm_gate
 from eca_jax.layers.norm import BatchNorm
 from eca_jax.models.naming import SE_SEQUENTIAL, Naming, Rule
-from eca_jax.models.network import BatchNormNetwork, as_images
+from eca_jax.models.network import BatchNormNetwork
 from eca_jax.models.registry import register
 
 # Table 2 of the MobileNetV2 paper: expansion, channels, blocks, stride of the first.
@@ -77,7 +77,7 @@ class MobileNetV2(BatchNormNetwork):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array | tuple[jax.Array, ...]:
         conv, norm = partial(Conv, dtype=self.dtype), self._norm()
         x = conv(round_channels(32 * self.width_mult), 3, 1 if self.small_images else 2, name="features_0_conv")(
-            as_images(x, self.dtype)
+            self._images(x)
         )
         x = nn.relu6(norm(name="features_0_bn")(x, train))
         taps = []

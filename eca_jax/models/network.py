@@ -12,16 +12,10 @@ from flax import linen as nn
 from eca_jax.layers.attention import Attention, AttentionSpec, KernelSizes, global_average_pool, resolve_attention
 from eca_jax.layers.conv import Dense, Initializer, Layer
 from eca_jax.layers.norm import BatchNorm
+from eca_jax.models.inputs import RGB
 
 # Of the examples of a part in its batch, in the collection "batch".
 ROW = "row"
-
-
-def as_images(x: jax.Array, dtype: Any) -> jax.Array:
-    """A network's input in the computation's dtype. ValueError for an image without batch, or in PyTorch's order."""
-    if x.ndim != 4 or (x.shape[1] in (1, 3, 4) and x.shape[3] > 4):
-        raise ValueError(f"a network takes images [N, H, W, C], channels last, not {list(x.shape)}")
-    return x.astype(dtype)
 
 
 class Network(nn.Module, kw_only=True):
@@ -29,6 +23,7 @@ class Network(nn.Module, kw_only=True):
 
     Attributes:
       num_classes: 0 returns the pooled features, float32 [N, C].
+      in_chans: channels of the images: 1 are grey, 3 RGB, 4 RGBA; other numbers are for arrays of one's own.
       attention: of every block that has a place for one: a registered name, a module's class or a partial of one; None
         for none. See `eca_jax.layers.attention.registry`.
       attention_options: fields of the attention's module.
@@ -44,6 +39,7 @@ class Network(nn.Module, kw_only=True):
     """
 
     num_classes: int = 1000
+    in_chans: int = RGB
     attention: Attention = None
     attention_options: Mapping[str, Any] | None = None
     attention_name: str | None = None
@@ -57,6 +53,15 @@ class Network(nn.Module, kw_only=True):
     def attention_spec(self) -> AttentionSpec | None:
         """The attention with its options; None for none. Raises as `resolve_attention` does."""
         return resolve_attention(self.attention, self.attention_options, self.attention_name)
+
+    def _images(self, x: jax.Array) -> jax.Array:
+        """The input in the computation's dtype. ValueError for an image without batch, in PyTorch's order, or of other
+        channels."""
+        if x.ndim != 4 or (x.shape[1] in (1, 3, 4) and x.shape[3] > 4 and x.shape[3] != self.in_chans):
+            raise ValueError(f"a network takes images [N, H, W, C], channels last, not {list(x.shape)}")
+        if x.shape[3] != self.in_chans:
+            raise ValueError(f"the network takes images of in_chans={self.in_chans} channels, not {list(x.shape)}")
+        return x.astype(self.dtype)
 
     def _attentions(
         self, rule: Sequence[int | None], *, each: str = "a stage", places: Sequence[str] = ("branch",), **offers: Any

@@ -17,7 +17,7 @@ from eca_jax.layers.conv import Layer
 from eca_jax.layers.fold import dropped
 from eca_jax.layers.pooling import halving_average_pool
 from eca_jax.layers.std_conv import ACTIVATION_GAIN, ScaledStdConv
-from eca_jax.models.network import ClassifierHead, Network, as_images
+from eca_jax.models.network import ClassifierHead, Network
 from eca_jax.models.timm_common import kernel_size_rule, register_timm
 
 # α, which scales each residual branch, and so what a block adds to the variance: α².
@@ -98,7 +98,7 @@ class NormFreeNet(Network):
         act = ACTIVATIONS[self.activation]
         conv = partial(ScaledStdConv, gamma=ACTIVATION_GAIN[self.activation], dtype=self.dtype)
 
-        x = Stem(self.stem, conv, act, name="stem")(as_images(x, self.dtype))
+        x = Stem(self.stem, conv, act, name="stem")(self._images(x))
         outputs = []
         variance = 1.0
         attentions = self._attentions(kernel_size_rule(self.channels))

@@ -93,7 +93,8 @@ def create_model(name: str, *, num_classes: int | None = None, dtype: Any = jnp.
         those of COCO with the background.
       dtype: of the computation; parameters, statistics and logits are float32.
       **overrides: fields of the module, such as `attention="se"` with `attention_options={"reduction": 8}`,
-        `kernel_sizes=(3, 5, 5, 7)`, `small_images=True`, `bn_group_size=64`, `features_only=True` or `fold=False`.
+        `kernel_sizes=(3, 5, 5, 7)`, `small_images=True`, `in_chans=1`, `bn_group_size=64`, `features_only=True` or
+        `fold=False`.
 
     Raises:
       ValueError: unknown name, attention or option of it (suggests the nearest), an override that the model does
@@ -101,6 +102,8 @@ def create_model(name: str, *, num_classes: int | None = None, dtype: Any = jnp.
     """
     build, known = entry(name).build, _options(name)
     _check(num_classes, dtype, overrides.get("kernel_sizes"))
+    if not _whole(channels := overrides.get("in_chans", 1)) or channels < 1:
+        raise ValueError(f"in_chans must be a whole number of 1 or more, not {channels!r}")
     for key in overrides:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)

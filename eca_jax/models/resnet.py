@@ -19,7 +19,7 @@ from eca_jax.layers.fold import conv_norm_gate, norm_relu_pool
 from eca_jax.layers.norm import BatchNorm
 from eca_jax.layers.pooling import halving_average_pool
 from eca_jax.models.naming import CBAM_OFFICIAL, RESNET, SE_SEQUENTIAL, TIMM, Naming
-from eca_jax.models.network import BatchNormNetwork, as_images
+from eca_jax.models.network import BatchNormNetwork
 from eca_jax.models.registry import register
 
 # A stage: its output channels, and for each of its blocks the widths of the convolutions before the last.
@@ -173,7 +173,7 @@ class ResNet(BatchNormNetwork):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array | tuple[jax.Array, ...]:
         conv, norm = partial(Conv, dtype=self.dtype), self._norm()
-        x = self._stem(as_images(x, self.dtype), conv, norm, train)
+        x = self._stem(self._images(x), conv, norm, train)
         outputs = []
         places: dict[str, str] = {"branch": "attention", "after": "unit"}
         if issubclass(self.block, Bottleneck):

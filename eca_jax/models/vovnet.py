@@ -13,7 +13,7 @@ from eca_jax.layers.conv import Conv, Layer
 from eca_jax.layers.conv_norm_act import ConvNormAct
 from eca_jax.layers.fold import dropped
 from eca_jax.layers.pooling import halving_max_pool
-from eca_jax.models.network import BatchNormNetwork, ClassifierHead, as_images
+from eca_jax.models.network import BatchNormNetwork, ClassifierHead
 from eca_jax.models.timm_common import kernel_size_rule, register_timm
 
 # Output channels of the stages, and of the 3x3 convolutions in their blocks; the block has five of these.
@@ -68,7 +68,7 @@ class VoVNet(BatchNormNetwork):
         conv, norm = partial(Conv, dtype=self.dtype), self._norm()
         layer = partial(ConvNormAct, conv=conv, norm=norm, act=nn.relu)
 
-        x = as_images(x, self.dtype)
+        x = self._images(x)
         for index, (width, stride) in enumerate(zip(STEM_CHANNELS, (2, 1, 2), strict=True)):
             x = layer(width, kernel_size=3, stride=stride, name=f"stem_{index}")(x, train)
         outputs = []

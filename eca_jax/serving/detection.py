@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from eca_jax.data.decode import to_rgb
+from eca_jax.data.decode import converted
 from eca_jax.inference.detector import Detector, Placed
 from eca_jax.models.detection.paste import paste_part
 from eca_jax.serving.images import open_image
@@ -46,7 +46,7 @@ class Detection:
         """An image file on its canvas. Raises Refused: see `open_image`."""
         with open_image(encoded, max_pixels, self._detector.resized) as opened:
             try:
-                return self._detector.place(np.asarray(to_rgb(opened, upright=True)))
+                return self._detector.place(np.asarray(converted(opened, upright=True)))
             except ValueError as error:
                 raise Refused(400, f"cannot decode the image: {error}") from None
 

@@ -29,12 +29,12 @@ class Explanation:
             return grad_cam(model, variables, normalize(images, how.mean, how.std, model.dtype), classes)
 
         self._maps = functools.partial(kernels.jit(maps), self._variables)
-        example = [(np.zeros((how.image_size, how.image_size, 3), np.uint8), 0)]
+        example = [(np.zeros(how.shape, np.uint8), 0)]
         self(example)
         started = time.perf_counter()
         self(example)
         self.seconds = {1: time.perf_counter() - started}
 
     def __call__(self, rows: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
-        """For each (uint8 [S, S, 3], class) the share of each place in the class, float32 [h, w] in [0, 1]."""
+        """For each (uint8 [S, S, C], class) the share of each place in the class, float32 [h, w] in [0, 1]."""
         return [np.asarray(self._maps(pixels[None], np.array([index], np.int32))[0]) for pixels, index in rows]

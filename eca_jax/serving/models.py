@@ -45,7 +45,7 @@ class Source:
 
 
 class Compiled:
-    """A program that pads rows, uint8 [S, S, 3], to the batch sizes that it is compiled for.
+    """A program that pads rows, uint8 [S, S, C], to the batch sizes that it is compiled for.
 
     Attributes:
       seconds: by batch size, ascending, how long a batch took; on a CPU, its CPU time: what else the machine does must
@@ -53,12 +53,13 @@ class Compiled:
       width: of a result's one axis, such as the number of classes.
     """
 
-    def __init__(self, run: Callable[[np.ndarray], Any], sizes: Sequence[int], image_size: int):
+    def __init__(self, run: Callable[[np.ndarray], Any], sizes: Sequence[int], shape: tuple[int, int, int]):
         """
         Args:
-          run: uint8 [size, S, S, 3] -> [size, width], for each of the sizes; called here, to compile and to be timed.
+          run: uint8 [size, S, S, C] -> [size, width], for each of the sizes; called here, to compile and to be timed.
+          shape: [S, S, C].
         """
-        self._run, self._shape = run, (image_size, image_size, 3)
+        self._run, self._shape = run, shape
         self.seconds: dict[int, float] = dict.fromkeys(sorted(sizes), 0.0)
         for size in self.seconds:
             rows = [np.zeros(self._shape, np.uint8)] * size
@@ -89,7 +90,7 @@ class Served:
       model: the architecture's.
       version: of its weights: a workdir's step, else "1".
       class_names: one a class, or None.
-      image_size, resize_size, interpolation: how images are prepared; see `eca_jax.data.eval_image`.
+      image_size, resize_size, interpolation, channels: how images are prepared; see `eca_jax.data.eval_image`.
       programs: by what they return, of OUTPUTS; a detector has none.
       detection: a detector's program.
       explanation: Grad-CAM's program, or None.
@@ -102,18 +103,31 @@ class Served:
     image_size: int
     resize_size: int
     interpolation: str
+    channels: int
     programs: Mapping[str, Compiled]
     detection: "Detection | None" = None
     explanation: "Explanation | None" = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a prepared image: [S, S, C]."""
+        return (self.image_size, self.image_size, self.channels)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         return resized_shape(height, width, self.resize_size)
 
     def prepare(self, encoded: bytes, max_pixels: int) -> np.ndarray:
-        """uint8 [S, S, 3] of an image file, as `Predictor` prepares it. Raises Refused: see `open_image`."""
+        """uint8 [S, S, C] of an image file, as `Predictor` prepares it. Raises Refused: see `open_image`."""
         with open_image(encoded, max_pixels, self._resized) as opened:
             try:
-                return eval_image(opened, self.image_size, self.resize_size, self.interpolation, upright=True)
+                return eval_image(
+                    opened,
+                    self.image_size,
+                    self.resize_size,
+                    self.interpolation,
+                    upright=True,
+                    channels=self.channels,
+                )
             except ValueError as error:
                 raise Refused(400, str(error)) from None
 
@@ -233,7 +247,8 @@ def _load_exported(source: Source, batch_sizes: Sequence[int], outputs: Sequence
         image_size=how["image_size"],
         resize_size=how["resize_size"],
         interpolation=how["interpolation"],
-        programs={"logits": Compiled(exported, batch_sizes, how["image_size"])},
+        channels=(channels := len(how["mean"])),
+        programs={"logits": Compiled(exported, batch_sizes, (how["image_size"], how["image_size"], channels))},
     )
 
 
@@ -255,6 +270,7 @@ def _load_weights(source: Source, batch_sizes: Sequence[int], outputs: Sequence[
         image_size=how.image_size,
         resize_size=how.resize_size,
         interpolation=how.interpolation,
+        channels=how.channels,
         programs={},
     )
     if isinstance(weights.model, Detector):
@@ -292,8 +308,8 @@ def _programs(weights: "Weights", batch_sizes: Sequence[int], outputs: Sequence[
 
         return run
 
-    size = weights.card.preprocessing.image_size
-    return {output: Compiled(running(output), predictor.batch_sizes, size) for output in outputs}
+    shape = weights.card.preprocessing.shape
+    return {output: Compiled(running(output), predictor.batch_sizes, shape) for output in outputs}
 
 
 def _best_step(path: str | os.PathLike) -> int | None:

@@ -106,7 +106,7 @@ class Service:
     async def compute_pixels(
         self, served: Served, rows: Sequence[np.ndarray], outputs: Sequence[str]
     ) -> dict[str, list[Any]]:
-        """As `compute`, for images that are prepared already: uint8 [S, S, 3] each."""
+        """As `compute`, for images that are prepared already: uint8 [S, S, C] each."""
         self._check(served, outputs)
         with self._accepted(len(rows)):
             return await self._run(served, rows, outputs)

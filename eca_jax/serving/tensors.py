@@ -96,9 +96,9 @@ def files(inference: Inference) -> list[bytes]:
     return found
 
 
-def pixels(inference: Inference, image_size: int) -> np.ndarray:
-    """uint8 [N, S, S, 3] of a UINT8 tensor. Raises Refused."""
-    shape, (height, width, channels) = inference.shape, (image_size, image_size, 3)
+def pixels(inference: Inference, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """uint8 [N, S, S, C] of a UINT8 tensor of images [S, S, C]. Raises Refused."""
+    shape, (height, width, channels) = inference.shape, image_shape
     if len(shape) != 4 or shape[1:] != (height, width, channels):
         raise Refused(400, f"{inference.name} must be [N, {height}, {width}, {channels}], not {list(shape)[:9]}")
     if isinstance(inference.data, bytes):

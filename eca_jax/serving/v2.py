@@ -1,6 +1,6 @@
 """`/v2`: the Open Inference Protocol that KServe, Triton and their clients and gateways speak, over HTTP.
 
-A model takes one of two inputs: "images", BYTES [N], image files; or "pixels", UINT8 [N, S, S, 3], prepared already.
+A model takes one of two inputs: "images", BYTES [N], image files; or "pixels", UINT8 [N, S, S, C], prepared already.
 It returns "logits" and "probabilities", FP32 [N, classes], and "features", FP32 [N, C], where it is served with them.
 """
 
@@ -95,7 +95,7 @@ async def _infer(
         check_images(images, service.limits)
         work = service.compute(served, images, programs)
     elif (asked.name, asked.datatype) == ("pixels", "UINT8"):
-        rows = list(pixels(asked, served.image_size))
+        rows = list(pixels(asked, served.shape))
         check_images([b"pixels"] * len(rows), service.limits)
         work = service.compute_pixels(served, rows, programs)
     else:
@@ -107,14 +107,13 @@ async def _infer(
 
 
 def _metadata(served: Served) -> Mapping[str, Any]:
-    size = served.image_size
     return {
         "name": served.name,
         "versions": [served.version],
         "platform": "jax",
         "inputs": [
             {"name": "images", "datatype": "BYTES", "shape": [-1]},
-            {"name": "pixels", "datatype": "UINT8", "shape": [-1, size, size, 3]},
+            {"name": "pixels", "datatype": "UINT8", "shape": [-1, *served.shape]},
         ],
         "outputs": [
             {"name": name, "datatype": "FP32", "shape": [-1, served.programs[program].width]}

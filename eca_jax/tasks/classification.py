@@ -15,8 +15,9 @@ from eca_jax.data import OwnBatches, Source, eval_batches, load_source, train_ba
 from eca_jax.data.batch import IMAGE, LABEL, MASK
 from eca_jax.data.brightness import brightness
 from eca_jax.models import Preprocessing, accepts, create_model, preprocessing
-from eca_jax.models.inputs import normalize
-from eca_jax.sharding import Shard, gathered
+from eca_jax.models.inputs import RGB, normalize
+from eca_jax.sharding import Shard
+from eca_jax.tasks.accuracy import Accuracy, label_rank, metric_sums, nearest_label
 from eca_jax.tasks.erase import Erase
 from eca_jax.tasks.losses import binary_cross_entropy, cross_entropy, smoothed, soft_cross_entropy
 from eca_jax.tasks.mix import Mix
@@ -95,9 +96,12 @@ class Classification:
         dataset, data_dir = config["dataset"], config["data_dir"] or None
         open_source = functools.cache(lambda: load_source(dataset, data_dir, checked=("validation",)))
         start = _started_from(config)
-        name, how = start.model, recipe_preprocessing(config, start.preprocessing)
-        train_size = config["image_size"] or start.preprocessing.image_size
         overrides = {key: value for key, value in plain(config["model_overrides"]).items() if value is not None}
+        name, channels = start.model, {**start.options, **overrides}.get("in_chans", RGB)
+        how = recipe_preprocessing(config, start.preprocessing.for_channels(channels))
+        if how.channels != channels:
+            raise ValueError(f"mean and std are of {how.channels} channels, the images of in_chans={channels}")
+        train_size = config["image_size"] or start.preprocessing.image_size
         classes = config["num_classes"] or NOMINAL_CLASSES.get(dataset) or open_source().num_classes
         options = {**start.options, **overrides, "num_classes": classes}
         if accepts(name, "image_size") and "image_size" not in options:
@@ -195,7 +199,8 @@ class Classification:
     @functools.cached_property
     def card(self) -> Card:
         names = tuple(self.source.class_names)
-        return dataclasses.replace(self.description, class_names=names, brightness=brightness(self.source))
+        bright = brightness(self.source, self.preprocessing.channels)
+        return dataclasses.replace(self.description, class_names=names, brightness=bright)
 
     @property
     def train_examples(self) -> int:
@@ -205,14 +210,13 @@ class Classification:
     def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         count, size = self.batch_size, self.train_size or self.preprocessing.image_size
         return {
-            IMAGE: jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
+            IMAGE: jax.ShapeDtypeStruct((count, size, size, self.preprocessing.channels), jnp.uint8),
             LABEL: jax.ShapeDtypeStruct((count,), jnp.int32),
             MASK: jax.ShapeDtypeStruct((count,), jnp.float32),
         }
 
     def init(self, key: jax.Array) -> Variables:
-        size = self.preprocessing.image_size
-        return dict(self.model.init(key, jnp.zeros((1, size, size, 3)), train=False))
+        return dict(self.model.init(key, jnp.zeros((1, *self.preprocessing.shape)), train=False))
 
     def warm_start(self, fresh: Variables) -> tuple[Variables, str] | None:
         return from_weights(self.init_from, self.description, fresh) if self.init_from else None
@@ -265,7 +269,7 @@ class Classification:
         }
 
     def train_batches(self, start_step: int, shard: Shard) -> Iterator[HostBatch]:
-        red, green, blue = (round(255 * value) for value in self.preprocessing.mean)
+        red, green, blue = (round(255 * value) for value in self.preprocessing.for_channels(RGB).mean)
         return train_batches(
             self.source,
             batch_size=self.batch_size,
@@ -282,6 +286,7 @@ class Classification:
             cache_bytes=self.cache_bytes,
             fill=(red, green, blue),
             upright=self.upright,
+            channels=self.preprocessing.channels,
             process_index=shard.index,
             process_count=shard.count,
         )
@@ -295,13 +300,14 @@ class Classification:
             resize_size=self.preprocessing.resize_size,
             interpolation=self.preprocessing.interpolation,
             upright=self.upright,
+            channels=self.preprocessing.channels,
             process_index=shard.index,
             process_count=shard.count,
         )
         table = None if self.labels is None else np.asarray(self.labels, np.int32)
         return (for_model(batch, table) for batch in batches)
 
-    def meter(self) -> "Accuracy":
+    def meter(self) -> Accuracy:
         return Accuracy()
 
     def describe(self, metrics: Mapping[str, Any]) -> str:
@@ -333,23 +339,6 @@ def for_model(batch: HostBatch, table: np.ndarray | None) -> HostBatch:
     return {**batch, LABEL: label, MASK: mask}
 
 
-class Accuracy:
-    """A `Meter`: means of "loss", "top1" and "top5" over the "count" examples whose mask is not 0."""
-
-    def __init__(self) -> None:
-        self._sums = np.zeros(4)
-
-    def add(self, outputs: Mapping[str, np.ndarray]) -> None:
-        counts = outputs[MASK] > 0
-        loss, rank = outputs["loss"][counts].astype(np.float64), outputs["rank"][counts]
-        self._sums += (loss.sum(), (rank < 1).sum(), (rank < 5).sum(), counts.sum())
-
-    def result(self) -> dict[str, float]:
-        *sums, count = gathered(self._sums).sum(axis=0).tolist()
-        means = dict(zip(("loss", "top1", "top5"), (value / max(count, 1.0) for value in sums), strict=True))
-        return means | {"count": int(count)}
-
-
 def recipe_preprocessing(config: Mapping[str, Any], own: Preprocessing) -> Preprocessing:
     """The model's own preprocessing of evaluation, but for what the recipe sets. ValueError for what cannot be."""
     keys = ("image_size", "crop_pct", "interpolation", "mean", "std")
@@ -367,34 +356,3 @@ def _started_from(config: Mapping[str, Any]) -> Card:
     if not config["init_from"]:
         raise ValueError("the recipe has no model: set model, or init_from, whose model it then is")
     return read_weights(config["init_from"]).card
-
-
-def nearest_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Labels int32 [N]; of several that are all right, [N, K] filled up with -1, the one of the highest logit."""
-    if labels.ndim == 1:
-        return labels
-    of_labels = jnp.take_along_axis(logits, jnp.maximum(labels, 0), axis=1)
-    best = jnp.argmax(jnp.where(labels < 0, -jnp.inf, of_labels), axis=1)
-    return jnp.maximum(jnp.take_along_axis(labels, best[:, None], axis=1)[:, 0], 0)
-
-
-def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The number of classes ahead of the label's, int32 [N], for logits [N, K].
-
-    Equal logits rank in the order of the classes, as a stable sort ranks them: a comparison and a sum instead of a
-    sort. A NaN is never a correct answer.
-    """
-    of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
-    tied_before = (logits == of_label) & (jnp.arange(logits.shape[1]) < labels[:, None])
-    return jnp.sum(~(logits <= of_label) | tied_before, axis=1)
-
-
-def metric_sums(logits: jax.Array, labels: jax.Array, losses: jax.Array, mask: jax.Array) -> Sums:
-    """Loss, top-1, top-5 and count, summed over the examples whose mask is not 0."""
-    rank = label_rank(logits, labels)
-    return {
-        "loss": jnp.sum(jnp.where(mask > 0, losses, 0.0)),
-        "top1": jnp.sum(mask * (rank < 1)),
-        "top5": jnp.sum(mask * (rank < 5)),
-        "count": jnp.sum(mask),
-    }

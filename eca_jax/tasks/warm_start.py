@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from eca_jax.models import create_model
+from eca_jax.models import accepts, create_model
 from eca_jax.tasks.task import Variables
 from eca_jax.weights import store
 from eca_jax.weights.card import Card
@@ -16,7 +16,7 @@ def from_weights(source: str, card: Card, fresh: Variables) -> tuple[Variables, 
 
     Everything must be there with the right shapes, but for the classifier, which keeps its fresh values where the
     weights know another number of classes or have none, and the attention, which does where they are a network's
-    without.
+    without. The first convolution is adapted to the images' channels, see `eca_jax.weights.channels`.
 
     Args:
       source: a workdir, a weights directory, or a file.
@@ -27,6 +27,8 @@ def from_weights(source: str, card: Card, fresh: Variables) -> tuple[Variables, 
       ValueError, FileNotFoundError: no such weights, or weights of another model.
     """
     options = {key: value for key, value in card.options.items() if key != "num_classes"}
+    if accepts(card.model, "in_chans"):
+        options["in_chans"] = card.preprocessing.channels
     weights = read_weights(source, card.model, partial=True, **options)
     found, wanted = (flatten_dict(dict(tree), sep="/") for tree in (weights.variables, fresh))
     classifier = _classifier(card)
@@ -49,8 +51,7 @@ def from_weights(source: str, card: Card, fresh: Variables) -> tuple[Variables, 
 
 def _classifier(card: Card) -> list[str]:
     """Names of the variables whose shapes follow the number of classes."""
-    size = card.preprocessing.image_size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *card.preprocessing.shape), jnp.float32)
 
     def shapes(num_classes: int) -> dict[str, jax.ShapeDtypeStruct]:
         model = create_model(card.model, **{**card.options, "num_classes": num_classes})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eca_jax.models import Preprocessing
+from eca_jax.models.inputs import RGB
 
 CONFIG_FILE = "config.json"
 # Under which a card lies inside of a file for PyTorch: in the metadata of .safetensors, and among the attributes of a
@@ -20,7 +21,7 @@ class Card:
     Attributes:
       model: its name, as for `create_model`.
       options: the other arguments of `create_model`, `num_classes` among them.
-      preprocessing: how its images are prepared.
+      preprocessing: how its images are prepared, with as many channels as the options say.
       class_names: one a class, or None where nothing tells them.
       brightness: of the images it was trained on, see `eca_jax.data.brightness`; None where nothing tells.
       task: what the model was trained for.
@@ -34,6 +35,10 @@ class Card:
     task: str = "classification"
     best: str = "top1"
     brightness: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        channels = self.options.get("in_chans", RGB)
+        object.__setattr__(self, "preprocessing", self.preprocessing.for_channels(channels))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data.

@@ -15,12 +15,20 @@ from eca_jax.files import absolute
 from eca_jax.models import create_model, list_models, preprocessing
 from eca_jax.weights import store
 from eca_jax.weights.card import CONFIG_FILE, Card
+from eca_jax.weights.channels import adapted, described
 from eca_jax.weights.class_names import class_names
 from eca_jax.weights.torch import folder
 from eca_jax.weights.torch.find import find
 from eca_jax.weights.torch.names import COUNTS
 from eca_jax.weights.torch.reader import embedded_card, read_checkpoint
-from eca_jax.weights.torch.resolve import MismatchError, expected_keys, resolve_variables, without_classifier
+from eca_jax.weights.torch.resolve import (
+    MismatchError,
+    expected_keys,
+    input_kernel,
+    pairs_of,
+    resolve_variables,
+    without_classifier,
+)
 from eca_jax.weights.torch.state_dict import from_torch_resolved, unwrapped
 
 # Entries of a checkpoint that say which model it is of; torchvision's scripts keep the command line, too.
@@ -78,8 +86,9 @@ def load(path: str | os.PathLike, model: str | None = None, **options: Any) -> t
       model: its name; None takes the one that lies with the weights: in a workdir, a weights directory, a file that
         `eca_jax.save` wrote, a release checkpoint.
       **options: `dtype` and other arguments of `create_model`, and those of `read_weights`. What is not given is taken
-        from the weights: the number of classes and the kernel sizes of ECA from the tensors, other options from what
-        lies beside them. With `num_classes=0` or `features_only=True` the classifier's weights are left out.
+        from the weights: the number of classes, the kernel sizes of ECA and the image's channels from the tensors,
+        other options from what lies beside them. With `num_classes=0` or `features_only=True` the classifier's weights
+        are left out; with another `in_chans` than theirs, weights of 3 are adapted, see `eca_jax.weights.channels`.
 
     Returns:
       the model, and {"params": ..., "batch_stats": ...} of float32 NumPy arrays.
@@ -110,6 +119,7 @@ def read_weights(
     ema: bool = True,
     part: str | None = None,
     partial: bool = False,
+    in_chans: int | None = None,
     **overrides: Any,
 ) -> Weights:
     """What `load` reads, with all that it leaves out.
@@ -123,10 +133,26 @@ def read_weights(
       part: of a PyTorch file that holds the model's tensors more than once: the entry or the prefix of those to take.
       partial: the weights may be another model's by name; the classifier and the attention may be missing from them,
         all of it, and then are from the variables.
+      in_chans: channels of the images; None is those of the weights.
 
     Raises:
       FileNotFoundError, ValueError, ImportError: as `load` does.
     """
+    weights = _read(path, model, dtype, format, step, ema, part, partial, overrides)
+    return weights if in_chans is None else _for_channels(weights, in_chans, path)
+
+
+def _read(
+    path: str | os.PathLike,
+    model: str | None,
+    dtype: Any,
+    format: str | None,
+    step: int | str | None,
+    ema: bool,
+    part: str | None,
+    partial: bool,
+    overrides: Mapping[str, Any],
+) -> Weights:
     where = absolute(path)
     if not where.exists():
         raise FileNotFoundError(f"there is no file or directory {path}")
@@ -144,7 +170,7 @@ def read_weights(
     found = card.model if card else _named(content)
     name = model if model and partial else _name(model, found, path)
     if card and card.model == name:
-        overrides = dict(card.options) | overrides
+        overrides = {**card.options, **overrides}
     forgiving = partial or overrides.get("num_classes") == 0 or bool(overrides.get("features_only"))
     tensors, remarks = _find(content, path, name, format, overrides, ema=ema, part=part, forgiving=forgiving)
     variables, resolved = from_torch_resolved(tensors, name, format=format, partial=partial, **overrides)
@@ -189,6 +215,29 @@ def _read_directory(
         step=stored.step,
         averaged=stored.averaged,
         remarks=tuple(_not_finite(stored.variables)),
+    )
+
+
+def _for_channels(weights: Weights, in_chans: int, path: str | os.PathLike) -> Weights:
+    """The same for images of so many channels. ValueError where they are not of 3, or the model has no such option."""
+    card, there = weights.card, weights.card.preprocessing.channels
+    options = {**card.options, "in_chans": in_chans}
+    model = create_model(card.model, dtype=weights.model.dtype, **options)
+    if in_chans == there:
+        return weights
+    flat = flatten_dict(weights.variables)
+    place = input_kernel(pairs_of(card.model, None, card.options)).path
+    try:
+        flat[place] = adapted(flat[place], in_chans)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return dataclasses.replace(
+        weights,
+        card=dataclasses.replace(card, options=options),
+        model=model,
+        variables=unflatten_dict(flat),
+        tensors=None,  # those of the file are of other channels
+        remarks=(*weights.remarks, described(in_chans)),
     )
 
 

@@ -130,7 +130,9 @@ def test_copies_differ_in_pixels_and_share_the_label(source):
 
 def test_copies_in_a_batch_are_decoded_once():
     storage = Storage(4)
-    batch, _ = next(decoding.decoded_batches("", storage.rows(3), loader(upright=False), pixels, 12, 4, num_workers=2))
+    batch, _ = next(
+        decoding.decoded_batches("", storage.rows(3), loader(upright=False), pixels, 12, (4, 4, 3), num_workers=2)
+    )
     assert storage.reads == [1] * 4
     assert batch["label"].tolist() == [0, 1, 2, 3] * 3
     np.testing.assert_array_equal(batch["image"][:4], batch["image"][8:])

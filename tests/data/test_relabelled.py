@@ -15,7 +15,8 @@ import eca_jax
 from eca_jax.commands.main import main
 from eca_jax.data import eval_batches, load_source
 from eca_jax.models import Preprocessing
-from eca_jax.tasks.classification import Accuracy, for_model, label_rank, nearest_label
+from eca_jax.tasks.accuracy import Accuracy, label_rank, nearest_label
+from eca_jax.tasks.classification import for_model
 from eca_jax.weights.card import Card
 
 SETTINGS = dict(batch_size=4, image_size=28, resize_size=32)

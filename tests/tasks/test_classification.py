@@ -13,7 +13,8 @@ from eca_jax.data import load_source
 from eca_jax.data.batch import IMAGE, LABEL, MASK
 from eca_jax.models import Preprocessing
 from eca_jax.sharding import Shard
-from eca_jax.tasks.classification import Classification, metric_sums
+from eca_jax.tasks.accuracy import metric_sums
+from eca_jax.tasks.classification import Classification
 from eca_jax.tasks.task import create_task
 from eca_jax.weights.card import Card
 from eca_jax.weights.load import Weights

@@ -71,7 +71,7 @@ def test_slices_lie_one_after_the_other_and_each_process_holds_consecutive_rows(
         ({"bn_group_size": 3}, "bn_group_size=3 does not divide batch_size=8"),
         ({"dtype": "float16"}, "dtype must be"),
         ({"model": "eca_resnet17"}, "did you mean eca_resnet18"),
-        ({"mean": (0.5,)}, "mean and std take three values"),
+        ({"mean": (0.5,)}, "mean and std take one value for each channel, not 1 and 3"),
     ],
 )
 def test_what_cannot_be_built_is_named(config, changes, message):

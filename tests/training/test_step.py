@@ -8,7 +8,8 @@ import torch
 from flax import linen as nn
 
 from eca_jax.models.inputs import Preprocessing, normalize
-from eca_jax.tasks.classification import Accuracy, Classification, metric_sums
+from eca_jax.tasks.accuracy import Accuracy, metric_sums
+from eca_jax.tasks.classification import Classification
 from eca_jax.tasks.losses import cross_entropy
 from eca_jax.training.optimizer import make_optimizer
 from eca_jax.training.schedules import make_schedule

@@ -11,7 +11,8 @@ import numpy as np
 from eca_jax.data import OwnBatches
 from eca_jax.data.batch import LABEL, MASK
 from eca_jax.sharding import gathered
-from eca_jax.tasks.classification import Accuracy, Classification, nearest_label
+from eca_jax.tasks.accuracy import Accuracy, nearest_label
+from eca_jax.tasks.classification import Classification
 from eca_jax.tasks.task import Batch
 
 BINS = 15

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from PIL import Image
 
 from eca_jax.data.augment.crop import HorizontalFlip, RandomResizedCrop
-from eca_jax.data.augment.operation import Operation
+from eca_jax.data.augment.operation import OnGrey, Operation
 from eca_jax.data.augment.pixels import Moving, check_interpolation
 from eca_jax.data.augment.spec import parse
 from eca_jax.data.order import example_rng
@@ -13,6 +13,7 @@ from eca_jax.data.order import example_rng
 __all__ = [
     "HorizontalFlip",
     "Moving",
+    "OnGrey",
     "Operation",
     "RandomResizedCrop",
     "augmented",

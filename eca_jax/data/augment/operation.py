@@ -1,5 +1,6 @@
 """What a random operation on a training image is."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,22 @@ class Operation(Protocol):
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Returns an RGB image; the given one is not changed."""
+
+
+@dataclass(frozen=True)
+class OnGrey:
+    """An operation on a grey image, which it sees as three equal channels. It leaves them equal."""
+
+    operation: Operation
+
+    @property
+    def name(self) -> str:
+        """The operation's own."""
+        return self.operation.name
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Returns a grey image."""
+        return self.operation(image.convert("RGB"), rng).convert("L")
 
 
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:

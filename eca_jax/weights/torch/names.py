@@ -20,6 +20,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from eca_jax.models.inputs import channels_of
 from eca_jax.models.naming import Rules
 from eca_jax.models.registry import entry, list_models
 
@@ -163,7 +164,7 @@ def variable_shapes(model: nn.Module, image_size: int) -> dict[Path, Shape]:
     order: list[Path] = []
 
     def init(key: jax.Array) -> Any:
-        variables = model.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
+        variables = model.init(key, jnp.zeros((1, image_size, image_size, channels_of(model))), train=False)
         order.extend(flatten_dict(variables))  # here, since JAX sorts the dictionaries that leave a trace
         return variables
 

@@ -192,7 +192,7 @@ def _stage_sizes(blocks: str, names: Iterable[str]) -> tuple[int, ...]:
 def _inferred(
     name: str,
     model: nn.Module,
-    pairs: Iterable[Pair],
+    pairs: Sequence[Pair],
     found: Callable[[Pair], Shape | None],
     asked: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -204,6 +204,7 @@ def _inferred(
     sizes: dict[str, int] = {}
     default_sizes: dict[str, int] = {}
     channels: dict[str, int] = {}
+    first = input_kernel(pairs) if accepts(name, "in_chans") else None
     for pair in pairs:
         collection, *module, leaf = pair.path
         if collection != "params":
@@ -211,6 +212,8 @@ def _inferred(
         shape, path = found(pair), "/".join(module)
         if shape and leaf == "kernel":
             channels[path] = shape[-1]
+        if shape and pair is first and shape[2] != pair.shape[2]:
+            options["in_chans"] = shape[2]
         if shape and leaf == "kernel" and isinstance(model, Detector):
             classes = model.classes_of(tuple(module), shape[-1])
             options |= {"num_classes": classes} if classes else {}
@@ -229,6 +232,11 @@ def _inferred(
     if width not in (None, getattr(model, "width_mult", None)):
         options["width_mult"] = width
     return {key: value for key, value in options.items() if key not in asked}
+
+
+def input_kernel(pairs: Iterable[Pair]) -> Pair:
+    """The first convolution's, which sees the image; of a classifier's pairs, in their order."""
+    return next(pair for pair in pairs if pair.path[-1] == "kernel")
 
 
 def _with_classifier(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from eca_jax import kernels
+from eca_jax.models.inputs import RGB
 from eca_jax.models.registry import create_model, entry
 from eca_jax.weights.load import Weights
 from eca_jax.weights.torch import peer as torch_peer
@@ -58,22 +59,34 @@ def original(name: str, options: Mapping[str, Any], reference: str | None = None
     import_torch("a comparison with PyTorch")
     reference = reference or entry(name).weights_format
     classes = {"num_classes": options["num_classes"]} if "num_classes" in options else {}
+    channels = options.get("in_chans", RGB)
     if reference == "timm":
         timm = torch_peer.import_timm()
         if name not in timm.list_models():
             raise ValueError(f"timm has no model {name!r}")
-        return timm.create_model(name, pretrained=False, **classes)
+        return timm.create_model(name, pretrained=False, in_chans=channels, **classes)
     if reference == "torchvision":
         models = torch_peer.import_torchvision().models
         if name not in models.list_models():
             raise ValueError(f"torchvision has no model {name!r}")
-        return models.get_model(name, weights=None, **classes)
+        return _seeing(models.get_model(name, weights=None, **classes), channels)
     if reference == "ecanet":
         from eca_jax.weights.torch import reference as release
 
         kernel_sizes = {key: options[key] for key in ("kernel_sizes",) if key in options}
-        return release.build(name, **classes, **kernel_sizes)
+        return _seeing(release.build(name, **classes, **kernel_sizes), channels)
     return _factory(reference)(classes)
+
+
+def _seeing(module: Any, channels: int) -> Any:
+    """A network of torchvision's or the release's, which have no such option, for images of so many channels."""
+    import torch
+
+    first = next(layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d))
+    if channels != first.in_channels:
+        first.in_channels = channels
+        first.weight = torch.nn.Parameter(first.weight.new_zeros(first.out_channels, channels, *first.kernel_size))
+    return module
 
 
 def _factory(reference: str) -> Callable[[Mapping[str, int]], Any]:
@@ -122,7 +135,7 @@ def compare(
       name, options: of our model, as for `create_model`.
       variables: of our model; a collection of counters is ignored.
       module: the PyTorch original with the same weights.
-      images: float32 [N, H, W, 3], normalised.
+      images: float32 [N, H, W, C], normalised.
     """
     import torch
 
@@ -156,9 +169,9 @@ def compare(
 
 
 def random_images(name: str, options: Mapping[str, Any], size: int | None = None, seed: int = 0) -> np.ndarray:
-    """Two images of normal noise, float32 [2, size, size, 3]; the size is the model's own unless given."""
+    """Two images of normal noise, float32 [2, size, size, C]; the size is the model's own unless given."""
     size = size or image_size(name, options)
-    return np.random.default_rng(seed).standard_normal((2, size, size, 3), np.float32)
+    return np.random.default_rng(seed).standard_normal((2, size, size, options.get("in_chans", RGB)), np.float32)
 
 
 def _to_nhwc(tensor: Any) -> np.ndarray:
