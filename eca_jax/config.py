@@ -168,6 +168,11 @@ def recipe_directory() -> Path:
     return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
 
 
+def recipes() -> dict[str, Path]:
+    """The recipes that come with the package: their files by their names."""
+    return {file.stem: file for file in sorted(recipe_directory().glob("*.py")) if file.stem != "__init__"}
+
+
 def find_recipe(name: str | os.PathLike) -> Path:
     """The file of a recipe: a path, or the bare name of one that comes with the package.
 
@@ -177,7 +182,7 @@ def find_recipe(name: str | os.PathLike) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    known = {file.stem: file for file in sorted(recipe_directory().glob("*.py")) if file.stem != "__init__"}
+    known = recipes()
     if str(name) in known:
         return known[str(name)]
     if path.suffix == ".py" or len(path.parts) > 1:

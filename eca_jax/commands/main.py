@@ -31,6 +31,7 @@ COMMANDS = {
     "export": "model and weights as one file that needs only JAX",
     "scale-report": "throughput and limits of TPU slices, from dry runs",
     "bench": "speed, with the peer beside it",
+    "completion": "a script by which a shell completes all of this",
 }
 
 

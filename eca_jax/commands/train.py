@@ -75,20 +75,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, ml_collections.
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("recipe", nargs="?", help="a recipe's name or file")
-    if name == "plan":
-        parser.add_argument("dry_run", nargs="?", metavar="slice", help="such as v5e:4x4, v4:2x2x2 or v6e-8")
-    else:
-        parser.add_argument("--workdir", help="where checkpoints, metrics and curves go; may be gs://BUCKET/...")
-        parser.add_argument("--eval_only", action="store_true", help="evaluate the best checkpoint of the workdir")
-        parser.add_argument("--dry_run", metavar="SLICE", help="compile for this TPU slice and say the plan")
-        parser.add_argument("--coordinator", metavar="HOST:PORT", help="process 0, where all find each other")
-        parser.add_argument("--num_processes", type=int, help="how many processes there are")
-        parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
-    parser.add_argument("--config", help="the recipe, by another way")
-    parser.add_argument("--init_from", help="weights to start from; the same as --config.init_from")
-    parser.add_argument("--data_dir", help="where the data are; the same as --config.data_dir")
-    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    add_arguments(parser, name)
     command, unknown = parser.parse_known_args(rest)
     if unknown:
         kind = "unknown flag" if unknown[0].startswith("-") else "unexpected argument"
@@ -109,6 +96,24 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, ml_collections.
     if not command.dry_run and not command.workdir:
         raise ValueError("where to? Add --workdir=DIR")
     return command, config
+
+
+def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """What `train` or `plan` takes beside the keys of a recipe."""
+    parser.add_argument("recipe", nargs="?", help="a recipe's name or file")
+    if name == "plan":
+        parser.add_argument("dry_run", nargs="?", metavar="slice", help="such as v5e:4x4, v4:2x2x2 or v6e-8")
+    else:
+        parser.add_argument("--workdir", help="where checkpoints, metrics and curves go; may be gs://BUCKET/...")
+        parser.add_argument("--eval_only", action="store_true", help="evaluate the best checkpoint of the workdir")
+        parser.add_argument("--dry_run", metavar="SLICE", help="compile for this TPU slice and say the plan")
+        parser.add_argument("--coordinator", metavar="HOST:PORT", help="process 0, where all find each other")
+        parser.add_argument("--num_processes", type=int, help="how many processes there are")
+        parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
+    parser.add_argument("--config", help="the recipe, by another way")
+    parser.add_argument("--init_from", help="weights to start from; the same as --config.init_from")
+    parser.add_argument("--data_dir", help="where the data are; the same as --config.data_dir")
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
 
 def _init_from(command: argparse.Namespace, overrides: Sequence[str]) -> str:
