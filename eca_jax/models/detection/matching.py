@@ -40,9 +40,11 @@ def match(
     if least is not None:
         highest = jnp.max(overlaps, axis=1, keepdims=True)
         at_best = real & (overlaps == highest) & (highest >= least)
-        numbers = jnp.arange(truths.shape[0])[:, None]
-        own = jnp.max(jnp.where(at_best, numbers, -1), axis=0) if best_to_own else index
-        matched = jnp.where(jnp.any(at_best, axis=0), own, matched)
+        if best_to_own:  # the last one's number says too whether there is one: a pass over all pairs less
+            last = jnp.max(jnp.where(at_best, jnp.arange(truths.shape[0])[:, None], -1), axis=0)
+            matched = jnp.where(last >= 0, last, matched)
+        else:
+            matched = jnp.where(jnp.any(at_best, axis=0), index, matched)
     return jnp.where(box_valid, matched, IGNORED).astype(jnp.int32)
 
 
