@@ -98,7 +98,8 @@ print(eca_jax.load_exported("model.npz")(np.zeros((1, 224, 224, 3), np.uint8)).s
 def test_every_import_of_the_package_is_declared():
     project = tomllib.loads(PYPROJECT.read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = with_requirements([*project["dependencies"], *extras["train"], *extras["torch"], *extras["serve"]])
+    chosen = [text for name in ("train", "torch", "serve", "completion") for text in extras[name]]
+    declared = with_requirements([*project["dependencies"], *chosen])
     peers = {"torchvision", "timm", "libtpu"}  # of `verify` and `bench`; the compiler that jax[tpu] brings
     peers |= {"wandb", "mlflow"} & set(extras)  # extras of their names, which need not be installed here
     homes = metadata.packages_distributions()
