@@ -46,7 +46,9 @@ _turned_p = primitive("turned", _reversed)
 
 
 def _on_tpu(context: mlir.LoweringRuleContext, x: Any, *, group: int) -> Any:
-    devices = getattr(context.module_context.axis_context, "num_devices", 1)
+    aval: Any = context.avals_in[0]
+    # Where the context has no number, as if each row had a device of its own: nothing is sure to lie together.
+    devices = getattr(context.module_context.axis_context, "num_devices", None) or aval.shape[0]
     return mlir.lower_fun(functools.partial(by_product, devices=devices), False)(context, x, group=group)
 
 

@@ -16,6 +16,8 @@ from eca_jax.models.inputs import RGB
 
 # Of the examples of a part in its batch, in the collection "batch".
 ROW = "row"
+# Ends the name of an rng stream from which nothing is drawn but by row.
+BY_ROW = "_by_row"
 
 
 class Network(nn.Module, kw_only=True):
@@ -111,8 +113,12 @@ class Network(nn.Module, kw_only=True):
         return (self._draws("dropout", x, x.shape[-1]) < share) / share
 
     def _draws(self, stream: str, x: jax.Array, count: int) -> jax.Array:
-        """Uniform [N, count] from an rng stream, by each example's row in the batch, of which x may be a part."""
-        key = self.make_rng(stream)
+        """Uniform [N, count] from an rng stream, by each example's row in the batch, of which x may be a part.
+
+        The stream is the one for draws by row, where there is one: the other may have a key of its own for each part.
+        """
+        by_row = stream + BY_ROW
+        key = self.make_rng(by_row if self.has_rng(by_row) else stream)
         rows = self.get_variable("batch", ROW) if self.has_variable("batch", ROW) else jnp.arange(len(x))
         return jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), (count,)))(rows)
 

@@ -16,6 +16,7 @@ from eca_jax.data.batch import IMAGE, LABEL, MASK
 from eca_jax.data.brightness import brightness
 from eca_jax.models import Preprocessing, accepts, create_model, preprocessing
 from eca_jax.models.inputs import RGB, normalize
+from eca_jax.models.network import BY_ROW
 from eca_jax.sharding import Shard
 from eca_jax.tasks.accuracy import Accuracy, label_rank, metric_sums, nearest_label
 from eca_jax.tasks.erase import Erase
@@ -242,13 +243,16 @@ class Classification:
         pixels = self._pixels({IMAGE: images})
         if self.erase:
             pixels = self.erase.images(pixels, erasing, rows)
+        # Our networks draw by rows, from one key for all parts; a module of one's own would draw the same in each.
+        streams = {"dropout" + BY_ROW: key, "drop_path": dropping}
+        streams["dropout"] = jax.random.fold_in(key, rows[0]) if in_parts else key
         logits: Any
         logits, changed = self.model.apply(
             {**variables, "batch": {ROW: rows}} if in_parts else variables,
             pixels,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": key, "drop_path": dropping},  # our networks draw from both by rows
+            rngs=streams,
         )
         losses = self._losses(logits, labels, others, share)
         sums = metric_sums(logits, jnp.where(share < 0.5, others, labels), losses, mask)

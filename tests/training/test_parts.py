@@ -11,6 +11,7 @@ from eca_jax.layers.conv import Conv, Dense
 from eca_jax.layers.fold import conv_norm_gate
 from eca_jax.layers.norm import BatchNorm
 from eca_jax.models.inputs import Preprocessing
+from eca_jax.models.network import BY_ROW, ROW
 from eca_jax.tasks.classification import Classification
 from eca_jax.tasks.mix import Mix
 from eca_jax.training.optimizer import make_optimizer
@@ -88,3 +89,26 @@ def test_parts_make_the_update_of_the_whole_batch(task, whole, microbatches, dev
 def test_parts_that_would_cut_a_group_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         check_parts({"microbatches": 4, "batch_size": 64, "bn_group_size": 8, **changes}, devices=2)
+
+
+class Masked(nn.Module):
+    """With dropout of one's own, and beside it a draw that a network of the package makes by rows."""
+
+    num_classes: int = CLASSES
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        drawn = self.variable("batch_stats", "drawn", jnp.zeros, ())
+        drawn.value = jax.random.uniform(self.make_rng("dropout" + BY_ROW))
+        return nn.Dropout(0.5)(jnp.ones((len(x), CLASSES)), not train) + self.param("bias", nn.initializers.zeros, ())
+
+
+def test_dropout_of_ones_own_has_a_mask_of_its_own_in_each_part():
+    task = Classification(Masked(), Card("masked", {}, Preprocessing(image_size=SIZE)), 8, open_source=None)
+    batch = {"image": jnp.zeros((8, SIZE, SIZE, 3), jnp.uint8), "label": jnp.zeros(8, jnp.int32), "mask": jnp.ones(8)}
+    variables = {"params": {"bias": jnp.zeros(())}, "batch_stats": {"drawn": jnp.zeros(())}}
+    loss = jax.jit(lambda rows: task.loss(variables, {**batch, ROW: rows}, jax.random.key(0)))
+    (first, (drawn, _)), (second, (drawn_again, _)) = (loss(jnp.arange(start, start + 8)) for start in (0, 8))
+    assert first != second
+    assert drawn["batch_stats"]["drawn"] == drawn_again["batch_stats"]["drawn"]
