@@ -5,7 +5,7 @@
 Reported elsewhere: ResNet-50 79.8% (Wightman et al., 2021, table 2) and 79.55% (mmpretrain); timm's
 ecaresnet50t.a2_in1k 80.88% at 224. Not trained here.
 
-Hardware: as `rsb_a3`; `eca-jax plan rsb_a2 v5e:4x4` estimates 78.7 ms a step, 4.1 hours before communication. Over
+Hardware: as `rsb_a3`; `eca-jax plan rsb_a2 v5e:4x4` estimates 71 ms a step, 3.7 hours before communication. Over
 `rsb_a3`: the whole size, three times as long, stochastic depth, and repeated augmentation, whose batches show each
 image three times: an epoch of as many steps meets a third of the images.
 """

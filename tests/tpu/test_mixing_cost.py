@@ -44,7 +44,7 @@ def test_nothing_of_an_image_travels():
 
 
 def test_mixing_and_erasing_cost_few_passes_over_the_images():
-    """Of which the step of `rsb_a2` has five hundred. Taken out of their layout and back, they are six more."""
+    """Of which the step of `rsb_a2` is over four hundred. Taken out of their layout and back, they are six more."""
     shape = {"image_size": 224, "batch_size": 512, "bn_group_size": 64}
     text, plain = compiled((1, 0, 0, 0), **shape)
     images = [i.cycles for i, _ in hlo.parse(text).executed() if i.shape.startswith("bf16[128,224,224,3]")]
