@@ -36,3 +36,9 @@ def test_groups_are_turned_round_within_a_device(group, devices, dtype, expected
 def test_a_product_is_as_large_as_the_matrix_unit_unless_a_group_is_larger():
     for group, rows, side in [(64, 256, 128), (64, 192, 64), (48, 96, 96), (256, 512, 256)]:
         assert sides(np.zeros((rows, 1), np.uint8), group=group, devices=1) == [side]
+
+
+def test_a_program_takes_its_platforms_form():
+    traced = jax.jit(lambda x: turned(x, 4)).trace(jax.ShapeDtypeStruct((8, 2), jnp.uint8))
+    for platform, product in (("tpu", True), ("cpu", False)):
+        assert ("dot_general" in traced.lower(lowering_platforms=(platform,)).as_text()) == product
