@@ -120,7 +120,7 @@ def describe(plan: Mapping[str, Any]) -> str:
         f"  floors          {plan['bandwidth_floor_seconds'] * 1e3:.1f} ms by memory traffic, "
         f"{plan['matrix_floor_seconds'] * 1e3:.1f} ms by operations",
         f"  all-reduces     {plan['all_reduces']}, {plan['all_reduce_bytes'] / 1e6:.1f} MB"
-        + (f"; a BatchNorm group of {group} spans {per_device}s that hold {examples}" if examples % group else ""),
+        + _of_groups(group, examples, per_device),
         "The compiler's estimate, not a measurement; communication and waiting for data are not in it:",
         f"  step            {plan['estimated_step_seconds'] * 1e3:.1f} ms, "
         f"{plan['estimated_cycles'] / 1e6:.1f} million cycles",
@@ -135,6 +135,14 @@ def describe(plan: Mapping[str, Any]) -> str:
         moved = f"{plan['unestimated_hbm_bytes'] / 1e9:.1f} GB of the traffic"
         lines.append(f"Without an estimate, {moved}: {in_words(plan['unestimated'])}")
     return "\n".join(lines)
+
+
+def _of_groups(group: int, examples: int, per_device: str) -> str:
+    """What may be better about BatchNorm groups of so many examples, where a device has `examples`."""
+    if examples % group:
+        return f"; a BatchNorm group of {group} spans {per_device}s that hold {examples}"
+    several = f"; {examples // group} BatchNorm groups of {group} a {per_device}, of which one costs bottlenecks less"
+    return several if examples > group else ""
 
 
 def _of_other(other: Mapping[str, Any]) -> str:

@@ -47,6 +47,10 @@ def test_a_recipe_is_planned_without_data(capsys):
     assert found["checkpoint_bytes"] > 8 * found["parameters"]  # the parameters and SGD's momentum
     words = plan.describe(found)
     assert "eca_resnet18 on v5e:2x2: 4 chips" in words and "fits" in words and "The compiler's estimate" in words
+    images = found["batch_size"] // 4
+    for group, said in ((images, "MB\n"), (images // 2, f"MB; 2 BatchNorm groups of {images // 2} a chip, ")):
+        assert said in plan.describe(found | {"bn_group_size": group})
+    assert f"MB; a BatchNorm group of {2 * images} spans chips" in plan.describe(found | {"bn_group_size": 2 * images})
 
 
 @pytest.mark.slow
