@@ -1,4 +1,4 @@
-"""With all that draws, a step sees the same bytes in one process and in two, and whichever step comes first."""
+"""With all that draws, a step sees the same bytes in one process, two and four, and whichever step comes first."""
 
 import json
 import os
@@ -62,9 +62,9 @@ def test_what_is_seen_is_not_nothing(whole):
     assert 0.3 < (kept > 0).mean() < 0.9 and len(np.unique(kept > 0, axis=0)) > 1
 
 
-def test_two_processes_see_what_one_does(drawn, whole):
-    first, second = drawn(2, 2)
-    assert first == second == whole
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
+def test_processes_see_what_one_does(drawn, whole, processes, devices):
+    assert drawn(processes, devices) == [whole] * processes
 
 
 def test_a_step_does_not_depend_on_those_before_it(drawn, whole):
