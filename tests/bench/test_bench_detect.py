@@ -30,5 +30,5 @@ def test_the_detector_and_its_network_are_timed_on_a_picture_with_objects(monkey
     monkeypatch.setattr(detect.Detector, "__call__", noted)
     times = detect.measure("faster_rcnn_resnet50_fpn", 64, peer=False, rounds=2, **SMALL)
     assert {name: len(values) for name, values in times.items()} == {detect.DETECTOR: 2, detect.NETWORK: 2}
-    assert all(len(one["scores"]) == 6 and np.isfinite(one["boxes"]).all() for (one,) in found)
-    assert len(found) > 2
+    assert len(found) == 2 + 1 + 2 * 2  # to warm up, to choose how many passes are timed, two rounds
+    assert len(found[0][0]["scores"]) == 6 and np.isfinite(found[0][0]["boxes"]).all()
